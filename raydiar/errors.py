@@ -1,0 +1,61 @@
+"""Exceptions a user can meet, one per cause; every message names the file and the way out."""
+
+
+class RaydiarError(Exception):
+    """Base class of every error raised on purpose by raydiar."""
+
+
+class AudioDecodeError(RaydiarError):
+    """The bytes are not audio that FFmpeg can decode, or they are damaged."""
+
+
+class EmptyAudio(AudioDecodeError):
+    """The file decodes, but to not a single sample."""
+
+
+class InvalidSamples(RaydiarError):
+    """A waveform holds NaN or infinity, or has the wrong shape."""
+
+
+class RecordingTooLong(RaydiarError):
+    """A recording longer than the limit of one row (24 h)."""
+
+
+class AudioNotFound(RaydiarError, FileNotFoundError):
+    """No object at this URI."""
+
+
+class StorageDenied(RaydiarError, PermissionError):
+    """The storage refused the credentials (401, 403): the operator's to mend."""
+
+
+class DecoderCrashed(RaydiarError):
+    """The child process that decodes died on this recording."""
+
+
+class DecoderStalled(RaydiarError):
+    """The child process that decodes did not finish this recording in time."""
+
+
+class CheckpointError(RaydiarError):
+    """A checkpoint is unsafe, damaged, or not for any known network."""
+
+
+class WeightsNotFound(RaydiarError):
+    """No weights at this URI, or not the bytes that its SHA-256 promises."""
+
+
+class ConfigError(RaydiarError, ValueError):
+    """A pipeline configuration or parameter that makes no sense."""
+
+
+class ManifestError(RaydiarError, ValueError):
+    """A manifest that cannot be used: missing columns, duplicates, wrong types."""
+
+
+class OutputError(RaydiarError):
+    """The output of a job cannot be used: locked, not writable, or made by another pipeline."""
+
+
+class JobFailed(RaydiarError):
+    """A corpus job stopped early; the message says why and how to go on."""
