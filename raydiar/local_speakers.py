@@ -46,7 +46,7 @@ class LocalSpeakers:
     owners: np.ndarray = field(repr=False)
     num_speakers: int = 3
     first_window: int = 0
-    grid: WindowGrid = WindowGrid()
+    grid: WindowGrid = field(default_factory=WindowGrid)
 
     @property
     def num_windows(self) -> int:

@@ -1,4 +1,4 @@
-"""Where tests find real data; those that need the shared reference outputs say when it is absent."""
+"""Where tests find real data; those that need reference outputs say when they are absent."""
 
 from pathlib import Path
 
