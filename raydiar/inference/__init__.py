@@ -1,0 +1,1 @@
+"""Networks over recordings: windows, batches, and what they say of local speakers."""

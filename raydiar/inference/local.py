@@ -1,0 +1,188 @@
+"""LocalInference: recordings in, LocalSpeakers out; the only step that wants a GPU.
+
+Windows of all recordings share batches, so that ten thousand short clips run as fast as one long
+recording. Memory is the PCM of the recordings in flight, their LocalSpeakers, and one batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+from raydiar.inference.batches import Job, Slice, WindowBatch, fill_batches
+from raydiar.inference.embedder import make_embedder
+from raydiar.inference.segmenter import Segmenter
+from raydiar.local_speakers import LocalSpeakers, pack_activity
+from raydiar.models.optimize import optimize_for_inference
+
+
+def speaker_masks(active: torch.Tensor, exclude_overlap: bool, min_num_frames: int) -> torch.Tensor:
+    """Frames from which each local speaker is embedded.
+
+    Overlapped speech is left out, unless that leaves `min_num_frames` frames or fewer: then all
+    its frames are taken.
+
+    Parameters
+    ----------
+    active : (batch, num_frames, num_speakers) float32, 0 or 1
+
+    Returns
+    -------
+    masks : (batch, num_speakers, num_frames) float32, 0 or 1
+    """
+    if not exclude_overlap:
+        return active.mT.contiguous()
+    alone = active * (active.sum(dim=-1, keepdim=True) < 2)
+    enough = alone.sum(dim=1, keepdim=True) > min_num_frames
+    return torch.where(enough, alone, active).mT.contiguous()
+
+
+class LocalInference:
+    """Segmentation and embedding of any number of recordings.
+
+    Parameters
+    ----------
+    segmentation, embedding : nn.Module
+        Networks as `Model.from_pretrained` gives them; taken over: moved to `device`, and their
+        batch norms folded.
+    device : str or torch.device
+    dtype : torch.dtype
+        float32 is exact; bfloat16 and float16 run the networks under autocast.
+    segmentation_step : float
+        Step between windows as a fraction of their duration.
+    segmentation_batch_size : int
+        Windows.
+    embedding_batch_size : int
+        Windows (ResNet, x-vector) or local speakers (CAM++).
+    exclude_overlap : bool
+        Embed speakers from the frames where they speak alone, where there are enough.
+
+    Attributes
+    ----------
+    grid : WindowGrid
+    dimension : int
+        Of the embeddings.
+    """
+
+    def __init__(
+        self,
+        segmentation: nn.Module,
+        embedding: nn.Module,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        segmentation_step: float = 0.1,
+        segmentation_batch_size: int = 32,
+        embedding_batch_size: int = 32,
+        exclude_overlap: bool = True,
+    ):
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.batch_size = segmentation_batch_size
+        segmentation = segmentation.to(self.device).eval()
+        embedding = optimize_for_inference(embedding.to(self.device).eval())
+        self._segmenter = Segmenter(segmentation, segmentation_step)
+        self.grid = self._segmenter.grid
+        # Kernel launches, not memory, limit short groups on a GPU: let more of them gather there.
+        queue_size = 2048 if self.device.type == "cuda" else 128
+        self._embedder = make_embedder(embedding, embedding_batch_size, queue_size)
+        self.dimension = embedding.dimension
+        self._exclude_overlap = exclude_overlap
+        self._min_num_frames = math.ceil(
+            self.grid.num_frames * embedding.min_num_samples / self.grid.window_samples
+        )
+
+    def __call__(
+        self,
+        recordings: Iterable[np.ndarray | Slice],
+        progress: Callable[[int], None] | None = None,
+    ) -> Iterator[LocalSpeakers]:
+        """
+        Parameters
+        ----------
+        recordings : iterable of (num_samples,) int16, or float32 in [-1, 1]; or of Slice
+            16 kHz mono; consumed as batches need them.
+        progress : callable, optional
+            Called with the number of windows of each batch once it is segmented.
+
+        Yields
+        ------
+        local : LocalSpeakers
+            One per recording or slice, in order.
+
+        Raises
+        ------
+        InvalidSamples
+            Wrong shape or type of samples.
+        """
+        pending: deque[Job] = deque()
+        jobs = (Job(recording, self.grid) for recording in recordings)
+        for started, stretches in fill_batches(jobs, self.grid, self.batch_size):
+            pending.extend(started)
+            with self._numerics():
+                self._run(stretches)
+            if progress is not None:
+                progress(sum(stretch.num_windows for stretch in stretches))
+            while pending and self._finished(pending[0]):
+                yield self._result(pending.popleft())
+        with self._numerics():
+            self._embedder.flush()
+        while pending:
+            yield self._result(pending.popleft())
+
+    @contextmanager
+    def _numerics(self):
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode())
+            if self.device.type == "cuda":
+                # TF32 keeps 10 bits of mantissa: not the float32 that parity is stated in.
+                stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
+            if self.dtype != torch.float32:
+                stack.enter_context(torch.autocast(self.device.type, self.dtype))
+            yield
+
+    def _run(self, stretches) -> None:
+        batch = WindowBatch(stretches, self.grid, self.device)
+        active, posteriors = self._segmenter(batch.windows())
+        masks = speaker_masks(active, self._exclude_overlap, self._min_num_frames)
+        speaks = active.any(dim=1)
+        request = self._embedder.submit(batch, masks, speaks)
+        activity = pack_activity(active.byte().cpu().numpy())
+        posteriors = posteriors.mul(255).round().byte().cpu().numpy()
+        owners = speaks.nonzero().cpu().numpy().astype(np.int32)
+        start = 0
+        for stretch in stretches:
+            stop = start + stretch.num_windows
+            rows = slice(*np.searchsorted(owners[:, 0], (start, stop)))
+            shift = np.array([stretch.first_window - start, 0], np.int32)
+            stretch.job.results.append(
+                (activity[start:stop], posteriors[start:stop], owners[rows] + shift, request, rows)
+            )
+            start = stop
+            if stretch.first_window + stretch.num_windows == stretch.job.last_window:
+                stretch.job.samples = None  # the PCM may go: only embeddings are still to come
+
+    def _finished(self, job: Job) -> bool:
+        return job.samples is None and not any(request.missing for *_, request, _ in job.results)
+
+    def _result(self, job: Job) -> LocalSpeakers:
+        activity, posteriors, owners, requests, rows = zip(*job.results, strict=True)
+        embeddings = [
+            request.embeddings[part] for request, part in zip(requests, rows, strict=True)
+        ]
+        return LocalSpeakers(
+            num_samples=job.num_samples,
+            activity=np.concatenate(activity),
+            posteriors=np.concatenate(posteriors),
+            embeddings=np.concatenate(embeddings),
+            owners=np.concatenate(owners),
+            num_speakers=self._segmenter.num_speakers,
+            first_window=job.first_window,
+            grid=self.grid,
+        )
