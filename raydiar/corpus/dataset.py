@@ -1,0 +1,334 @@
+"""The diarization dataset: Parquet files of one row per recording, which are also the checkpoint.
+
+Rows of status "ok" and "error" lie in files of their own, `ok-<run>-<task>.parquet` and
+`error-<run>-<task>.parquet`, and files never change: a later "ok" row of a recording overrules its
+"error" row, a smaller file name overrules a larger one, and the end of a job rewrites overruled
+rows away. `<task>` is a hash of the recordings in the file, so that a write task that is run twice
+publishes the same file twice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raydiar.corpus.manifest import hash_ids
+from raydiar.corpus.storage import PRIVATE, Folder
+from raydiar.diarization import Diarization, Speaker, Turn
+from raydiar.errors import OutputError
+
+SCHEMA_FILE = f"{PRIVATE}/schema.parquet"
+_FILE_NAME = re.compile(r"(ok|error)-.+\.parquet")
+
+TURNS = pa.list_(
+    pa.struct(
+        [
+            ("start", pa.float64()),
+            ("end", pa.float64()),
+            ("speaker", pa.string()),
+            ("confidence", pa.float32()),
+        ]
+    )
+)
+ERROR = pa.struct(
+    [
+        ("type", pa.string()),
+        ("message", pa.string()),
+        ("retryable", pa.bool_()),
+        ("attempt", pa.int32()),
+    ]
+)
+PIPELINE = pa.struct(
+    [
+        ("fingerprint", pa.string()),
+        ("segmentation", pa.string()),
+        ("embedding", pa.string()),
+        ("embedding_mode", pa.string()),
+        ("parameters", pa.string()),
+        ("raydiar", pa.string()),
+    ]
+)
+REQUESTED = pa.struct(
+    [
+        ("duration", pa.float64()),
+        ("num_speakers", pa.int32()),
+        ("min_speakers", pa.int32()),
+        ("max_speakers", pa.int32()),
+    ]
+)
+
+
+def dataset_schema(dimension: int, carried: pa.Schema | None = None) -> pa.Schema:
+    """Schema of the dataset for voiceprints of `dimension` values, with carried columns last."""
+    speakers = pa.list_(
+        pa.struct(
+            [
+                ("speaker", pa.string()),
+                ("speech_seconds", pa.float64()),
+                ("embedding_seconds", pa.float64()),
+                ("num_embeddings", pa.int32()),
+                ("embedding", pa.list_(pa.float32(), dimension)),
+            ]
+        )
+    )
+    return pa.schema(
+        [
+            pa.field("recording_id", pa.string(), nullable=False),
+            pa.field("uri", pa.string(), nullable=False),
+            pa.field("channel", pa.int32()),  # null: all of them, mixed
+            pa.field("start", pa.float64()),  # of an excerpt on the file's timeline, in seconds
+            pa.field("duration", pa.float64()),  # processed, in seconds; null in error rows
+            pa.field("status", pa.string(), nullable=False),
+            pa.field("error", ERROR),
+            pa.field("num_speakers", pa.int32()),
+            pa.field("turns", TURNS),
+            pa.field("exclusive_turns", TURNS),
+            pa.field("speakers", speakers),
+            pa.field("clustering", pa.string()),
+            pa.field("pipeline", PIPELINE, nullable=False),
+            pa.field("requested", REQUESTED, nullable=False),
+            *(carried or ()),
+        ]
+    )
+
+
+def ok_row(recording: dict, diarization: Diarization, pipeline: dict) -> dict[str, Any]:
+    """Row of a diarized recording.
+
+    Parameters
+    ----------
+    recording : dict
+        Its row of the manifest.
+    diarization : Diarization
+        On the timeline of the excerpt; the row is on that of the file.
+    pipeline : dict
+        What `PipelineConfig.describe` gives.
+    """
+    placed = diarization.shifted(recording["start"] or 0.0)
+    return _row(recording, pipeline) | {
+        "duration": placed.duration,
+        "status": "ok",
+        "num_speakers": placed.num_speakers,
+        "turns": [_fields(turn, TURNS.value_type) for turn in placed.turns],
+        "exclusive_turns": [_fields(turn, TURNS.value_type) for turn in placed.exclusive_turns],
+        "speakers": [vars(speaker) for speaker in placed.speakers],
+        "clustering": placed.clustering,
+    }
+
+
+def error_row(recording: dict, error: dict, pipeline: dict) -> dict[str, Any]:
+    """Row of a recording that could not be diarized; `error` has the fields of `ERROR`."""
+    return _row(recording, pipeline) | {"status": "error", "error": error}
+
+
+def _row(recording: dict, pipeline: dict) -> dict[str, Any]:
+    channel = recording["channel"]
+    return recording | {
+        "channel": int(channel) if channel not in (None, "split") else None,
+        "start": recording["start"] or 0.0,
+        "pipeline": pipeline,
+        "requested": {field.name: recording[field.name] for field in REQUESTED},
+        "duration": None,
+        "num_speakers": None,
+    }
+
+
+def _fields(turn: Turn, type_: pa.StructType) -> dict:
+    return {field.name: getattr(turn, field.name) for field in type_}
+
+
+def to_diarization(row: dict) -> Diarization:
+    """The Diarization that an "ok" row holds, on the file's timeline, named by `recording_id`."""
+    speakers = []
+    for speaker in row["speakers"]:
+        embedding = speaker["embedding"]
+        if embedding is not None:
+            embedding = np.asarray(embedding, np.float32)
+        speakers.append(Speaker(**{**speaker, "embedding": embedding}))
+    return Diarization(
+        uri=row["recording_id"],
+        duration=row["duration"],
+        turns=tuple(Turn(**turn) for turn in row["turns"]),
+        exclusive_turns=tuple(Turn(**turn) for turn in row["exclusive_turns"]),
+        speakers=tuple(speakers),
+        clustering=row["clustering"],
+    )
+
+
+def publish_rows(output: Folder, run: str, status: str, rows: pa.Table) -> str:
+    """Publish rows of one status as one file; returns its name."""
+    hashes = np.sort(hash_ids(rows.column("recording_id").to_pylist()))
+    task = blake2b(hashes.tobytes(), digest_size=8).hexdigest()
+    name = f"{status}-{run}-{task}.parquet"
+    output.publish(name, _parquet(rows))
+    return name
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue().to_pybytes()
+
+
+# -- reading -----------------------------------------------------------------------------------
+
+
+def open(output: str) -> DiarizationDataset:
+    """Open the dataset in a folder, of a job that runs, was stopped or has ended.
+
+    Raises
+    ------
+    OutputError
+        If no job has ever written there.
+    """
+    folder = Folder(output)
+    schema = read_schema(folder)
+    if schema is None:
+        raise OutputError(f"{output} holds no diarization dataset")
+    return DiarizationDataset(folder, schema)
+
+
+def read_schema(output: Folder) -> pa.Schema | None:
+    """Schema fixed by the first job on this output; None before it."""
+    if not output.exists(SCHEMA_FILE):
+        return None
+    return pq.read_schema(pa.BufferReader(output.read(SCHEMA_FILE)))
+
+
+def write_schema(output: Folder, schema: pa.Schema) -> None:
+    output.publish(SCHEMA_FILE, _parquet(schema.empty_table()))
+
+
+@dataclass(frozen=True)
+class DiarizationDataset:
+    """The rows of an output, exactly one per recording also while a job still writes.
+
+    What it shows is fixed when it first looks at the files.
+    """
+
+    output: Folder
+    schema: pa.Schema
+
+    @cached_property
+    def inventory(self) -> Inventory:
+        return Inventory.read(self.output)
+
+    def __len__(self) -> int:
+        return int(sum(keep.sum() for keep in self.inventory.kept))
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Stream the rows, one batch a file."""
+        for name, keep in zip(self.inventory.files, self.inventory.kept, strict=True):
+            with self.output.open(name) as file:
+                table = pq.read_table(file, columns=columns)
+            yield from table.filter(pa.array(keep)).combine_chunks().to_batches()
+
+    def to_table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        schema = self.schema if columns is None else pa.schema(map(self.schema.field, columns))
+        return pa.Table.from_batches(self.batches(columns), schema=schema)
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """Which recordings each file of an output holds.
+
+    Attributes
+    ----------
+    files : tuple of str
+        In order of precedence: "ok" before "error", then by name.
+    hashes : tuple of (num_rows,) S16
+        Of the recording ids of each file, in row order.
+    """
+
+    files: tuple[str, ...]
+    hashes: tuple[np.ndarray, ...]
+
+    @classmethod
+    def read(cls, output: Folder, known: Inventory | None = None) -> Inventory:
+        """Read the ids of all files of an output, or only of those not `known` (none changes)."""
+        files = sorted(
+            (name for name in output.list() if _FILE_NAME.fullmatch(name)),
+            key=lambda name: (name.startswith("error-"), name),
+        )
+        read = dict(zip(known.files, known.hashes, strict=True)) if known else {}
+
+        def ids_of(name: str) -> np.ndarray:
+            if name in read:
+                return read[name]
+            with output.open(name) as file:
+                ids = pq.read_table(file, columns=["recording_id"]).column(0)
+            return hash_ids(ids.to_pylist())
+
+        with ThreadPoolExecutor(16) as threads:
+            return cls(tuple(files), tuple(threads.map(ids_of, files)))
+
+    @cached_property
+    def done(self) -> np.ndarray:
+        """Sorted hashes of all recordings that have a row.
+
+        Returns
+        -------
+        hashes : (num_recordings,) S16
+        """
+        return np.unique(np.concatenate([np.empty(0, "S16"), *self.hashes]))
+
+    @cached_property
+    def kept(self) -> list[np.ndarray]:
+        """Rows of each file that are not overruled, as (num_rows,) bool."""
+        hashes = np.concatenate([np.empty(0, "S16"), *self.hashes])
+        order = np.argsort(hashes, kind="stable")  # files stand in order of precedence
+        ordered = hashes[order]
+        keep = np.ones(len(hashes), bool)
+        keep[order[1:]] = ordered[1:] != ordered[:-1]
+        ends = np.cumsum([len(of_file) for of_file in self.hashes])
+        return [keep[end - len(h) : end] for end, h in zip(ends, self.hashes, strict=True)]
+
+    def count(self, status: str) -> int:
+        """Recordings whose row has this status."""
+        mine = (
+            keep.sum()
+            for name, keep in zip(self.files, self.kept, strict=True)
+            if name.startswith(f"{status}-")
+        )
+        return int(sum(mine))
+
+
+def is_done(hashes: np.ndarray, done: np.ndarray) -> np.ndarray:
+    """Which of `hashes` (num_recordings,) stand in the sorted array `done`, as bool."""
+    if not len(done):
+        return np.zeros(len(hashes), bool)
+    found = np.searchsorted(done, hashes)
+    return done[np.minimum(found, len(done) - 1)] == hashes
+
+
+def remove_overruled(output: Folder, run: str, inventory: Inventory) -> int:
+    """Rewrite files without their overruled rows, so that any Parquet reader sees one a recording.
+
+    A kill between publishing the rest and deleting the old file leaves rows twice, equal ones,
+    which `open` and the next run see through.
+
+    Returns
+    -------
+    num_rows : int
+        Removed.
+    """
+    removed = 0
+    for name, keep in zip(inventory.files, inventory.kept, strict=True):
+        if keep.all():
+            continue
+        if keep.any():
+            with output.open(name) as file:
+                rest = pq.read_table(file).filter(pa.array(keep))
+            publish_rows(output, run, name.partition("-")[0], rest)
+        output.delete(name)
+        removed += int((~keep).sum())
+    return removed

@@ -1,0 +1,106 @@
+"""Whose failure is it: the recording's, the moment's, or the machine's and its operator's?
+
+A job over millions of hours meets all three, and mixing them up costs either the job (one broken
+file stops it) or its result (a full disk turns good recordings into error rows).
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+import time
+from collections.abc import Callable
+from itertools import count
+from typing import TypeVar
+
+from raydiar import errors
+
+Result = TypeVar("Result")
+
+RECORDING, MOMENT, MACHINE = "recording", "moment", "machine"
+
+_OF_RECORDING = (
+    errors.AudioDecodeError,
+    errors.InvalidSamples,
+    errors.RecordingTooLong,
+    errors.DecoderCrashed,
+    errors.DecoderStalled,
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+)
+_OF_MACHINE = (
+    errors.StorageDenied,
+    errors.CheckpointError,
+    errors.WeightsNotFound,
+    errors.ConfigError,
+    errors.OutputError,
+    errors.JobFailed,
+    PermissionError,
+    MemoryError,
+    ImportError,
+)
+_MACHINE_ERRNO = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+)
+# clients of storage whose own exceptions are no OSError
+_STORAGE_CLIENTS = frozenset(("aiohttp", "botocore", "gcsfs", "google", "requests", "urllib3"))
+_CREDENTIALS = frozenset(
+    ("NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError", "RefreshError")
+)
+
+
+def blame(error: BaseException) -> str:
+    """RECORDING, MOMENT or MACHINE.
+
+    An exception nobody expected counts against the recording that met it: one odd file among
+    millions must not stop the rest, and when it is no odd file, the job's limit on failed
+    recordings stops it.
+    """
+    if isinstance(error, _OF_RECORDING):
+        return RECORDING
+    if isinstance(error, _OF_MACHINE) or is_device_error(error):
+        return MACHINE
+    if type(error).__name__ in _CREDENTIALS:
+        return MACHINE
+    if isinstance(error, OSError):
+        return MACHINE if error.errno in _MACHINE_ERRNO else MOMENT
+    if isinstance(error, TimeoutError) or type(error).__module__.split(".")[0] in _STORAGE_CLIENTS:
+        return MOMENT
+    return RECORDING
+
+
+def is_device_error(error: BaseException) -> bool:
+    """Whether a GPU failed: afterwards every CUDA call of the process fails as well."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if names & {"AcceleratorError", "OutOfMemoryError"}:
+        return True
+    return isinstance(error, RuntimeError) and any(
+        sign in str(error) for sign in ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS")
+    )
+
+
+def retrying(
+    call: Callable[[], Result], attempts: int = 5, first_wait: float = 1.0
+) -> tuple[Result, int]:
+    """Call until it is no longer the moment that fails, with doubling, jittered waits.
+
+    Returns
+    -------
+    result, attempt
+        `attempt` counts from 1.
+
+    Raises
+    ------
+    Exception
+        Whatever `call` raised, when it is not the moment's or attempts are used up.
+        It carries the attempt as `error.attempt`.
+    """
+    for attempt in count(1):
+        try:
+            return call(), attempt
+        except Exception as error:
+            error.attempt = attempt
+            if attempt == attempts or blame(error) != MOMENT:
+                raise
+            time.sleep(first_wait * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))

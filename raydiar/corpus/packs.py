@@ -1,0 +1,179 @@
+"""Packs: the rows that travel through a job, recordings of together at most half an hour.
+
+One call of any stage takes one pack, so packs make short clips cheap (a batch of windows spans
+them) without ever making a long recording wait for others. They are formed greedily in the order
+of the manifest, from durations or file sizes, and written as Parquet files that Ray Data streams:
+the driver holds one file's worth.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raydiar.corpus.dataset import is_done
+from raydiar.corpus.manifest import Manifest, check_unique, hash_ids
+from raydiar.corpus.sources import BYTES_PER_SECOND
+from raydiar.corpus.storage import PRIVATE, Folder
+
+PACK_SECONDS = 30 * 60.0
+PACK_RECORDINGS = 256
+LONG_SECONDS = 2 * 3600.0  # from here on packs are rationed by their bytes
+UNKNOWN_SECONDS = 10 * 60.0  # a recording of which neither duration nor size is known
+_FILE_RECORDINGS = 20_000
+
+
+@dataclass(frozen=True)
+class PackPlan:
+    """What a run has to do, as written to `folder`.
+
+    Attributes
+    ----------
+    folder : str
+        Name inside the output; holds subfolders `short` and `long` of Parquet files.
+    num_recordings, num_packs, num_long : int
+        Long packs are those of more than `LONG_SECONDS`.
+    longest_seconds : float
+        Estimated duration of the longest pack.
+    num_done : int
+        Recordings of the manifest that already have a row.
+    """
+
+    folder: str
+    num_recordings: int
+    num_packs: int
+    num_long: int
+    longest_seconds: float
+    num_done: int
+
+
+def pack_schema(recording: pa.Schema) -> pa.Schema:
+    """Schema of a file of packs, from that of a manifest."""
+    return pa.schema(
+        [
+            ("pack", pa.int64()),
+            ("seconds", pa.float64()),
+            ("recordings", pa.list_(pa.struct(list(recording)))),
+        ]
+    )
+
+
+def write_packs(manifest: Manifest, done: np.ndarray, output: Folder, run: str) -> PackPlan:
+    """Write the packs of all recordings of a manifest that are not done.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    done : (num_done,) S16
+        Sorted hashes of the recordings that have a row.
+
+    Raises
+    ------
+    ManifestError
+        If the manifest holds a wrong value or a recording twice.
+    """
+    folder = f"{PRIVATE}/packs/{run}"
+    seen: list[np.ndarray] = [np.empty(0, "S16")]
+
+    def remaining() -> Iterator[dict]:
+        for batch in manifest.batches():
+            hashes = hash_ids(batch.column("recording_id").to_pylist())
+            seen.append(hashes)
+            yield from batch.filter(pa.array(~is_done(hashes, done))).to_pylist()
+
+    writers = {
+        kind: _PackWriter(output, f"{folder}/{kind}", pack_schema(manifest.schema))
+        for kind in ("short", "long")
+    }
+    num_recordings = num_packs = 0
+    longest = 0.0
+    for seconds, recordings in form_packs(remaining()):
+        pack = {"pack": num_packs, "seconds": seconds, "recordings": recordings}
+        writers["long" if seconds > LONG_SECONDS else "short"].add(pack)
+        num_packs += 1
+        num_recordings += len(recordings)
+        longest = max(longest, seconds)
+    hashes = np.concatenate(seen)
+    check_unique(manifest, hashes)
+    for writer in writers.values():
+        writer.flush()
+    return PackPlan(
+        folder=folder,
+        num_recordings=num_recordings,
+        num_packs=num_packs,
+        num_long=writers["long"].num_packs,
+        longest_seconds=longest,
+        num_done=len(hashes) - num_recordings,
+    )
+
+
+def form_packs(recordings: Iterator[dict]) -> Iterator[tuple[float, list[dict]]]:
+    """Group recordings, in order, into packs and their estimated seconds."""
+    pack: list[dict] = []
+    total = 0.0
+    for recording in recordings:
+        seconds = estimate_seconds(recording)
+        if seconds > PACK_SECONDS:
+            yield seconds, [recording]
+            continue
+        if pack and (total + seconds > PACK_SECONDS or len(pack) == PACK_RECORDINGS):
+            yield total, pack
+            pack, total = [], 0.0
+        pack.append(recording)
+        total += seconds
+    if pack:
+        yield total, pack
+
+
+def estimate_seconds(recording: dict) -> float:
+    """Duration of a recording of a manifest as far as that tells without opening the audio."""
+    if recording["duration"] is not None:
+        return recording["duration"]
+    size = recording["size"]
+    if size is None:
+        size = _local_size(recording["uri"])
+    if size is None:
+        return UNKNOWN_SECONDS
+    suffix = PurePosixPath(recording["uri"]).suffix.lower()
+    return size / BYTES_PER_SECOND.get(suffix, 4_000)
+
+
+def _local_size(uri: str) -> int | None:
+    if "://" in uri:
+        return None  # asking an object store would cost a request for every recording
+    try:
+        return os.stat(uri).st_size
+    except OSError:
+        return None
+
+
+class _PackWriter:
+    def __init__(self, output: Folder, folder: str, schema: pa.Schema):
+        self.output, self.folder, self.schema = output, folder, schema
+        self.num_packs = 0
+        self._packs: list[dict] = []
+        self._num_recordings = self._num_files = 0
+
+    def add(self, pack: dict) -> None:
+        self._packs.append(pack)
+        self.num_packs += 1
+        self._num_recordings += len(pack["recordings"])
+        if self._num_recordings >= _FILE_RECORDINGS:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self._packs:
+            return
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(self._packs, self.schema), sink)
+        self.output.publish(
+            f"{self.folder}/{self._num_files:06d}.parquet", sink.getvalue().to_pybytes()
+        )
+        self._packs, self._num_recordings = [], 0
+        self._num_files += 1

@@ -1,0 +1,194 @@
+"""The diarization dataset: what plain Parquet readers see, and what a kill can leave behind."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from raydiar.corpus import dataset
+from raydiar.corpus.lock import OutputLock, check_lock
+from raydiar.corpus.manifest import RECORDING_FIELDS, hash_ids
+from raydiar.corpus.storage import Folder
+from raydiar.diarization import Diarization, Speaker, Turn
+from raydiar.errors import OutputError
+
+CARRIED = pa.schema([("language", pa.string()), ("episode", pa.int64())])
+SCHEMA = dataset.dataset_schema(4, CARRIED)
+PIPELINE = dict.fromkeys(dataset.PIPELINE.names, "x")
+ERROR = {"type": "AudioDecodeError", "message": "not audio", "retryable": False, "attempt": 1}
+
+
+def recording(name: str, **values) -> dict:
+    row = dict.fromkeys(RECORDING_FIELDS.names) | {"recording_id": name, "uri": name}
+    return row | {"language": "en", "episode": 7} | values
+
+
+def diarization(name: str) -> Diarization:
+    turns = (Turn(0.5, 2.0, "SPEAKER_00", 0.75), Turn(1.5, 3.0, "SPEAKER_01", 0.5))
+    speakers = (
+        Speaker("SPEAKER_00", 1.5, 1.0, 2, np.arange(4, dtype=np.float32)),
+        Speaker("SPEAKER_01", 1.5, 0.0, 0, None),  # never spoke alone: no voiceprint
+    )
+    return Diarization(name, 3.0, turns, turns[:1], speakers)
+
+
+def publish(folder: Folder, run: str, status: str, *names: str, **values) -> str:
+    rows = [
+        dataset.ok_row(recording(name, **values), diarization(name), PIPELINE)
+        if status == "ok"
+        else dataset.error_row(recording(name, **values), ERROR, PIPELINE)
+        for name in names
+    ]
+    return dataset.publish_rows(folder, run, status, pa.Table.from_pylist(rows, SCHEMA))
+
+
+@pytest.fixture
+def folder(tmp_path) -> Folder:
+    folder = Folder(str(tmp_path / "output"))
+    dataset.write_schema(folder, SCHEMA)
+    return folder
+
+
+def test_rows_come_back_as_they_were_written(folder):
+    publish(folder, "run1", "ok", "a", start=10.0, channel="1", num_speakers=2)
+    publish(folder, "run1", "error", "b")
+
+    opened = dataset.open(folder.uri)
+    assert opened.schema.equals(SCHEMA)
+    ok, error = opened.to_table().to_pylist()
+    assert (ok["start"], ok["channel"], ok["duration"]) == (10.0, 1, 3.0)
+    assert ok["requested"]["num_speakers"] == ok["num_speakers"] == 2
+    # an excerpt's turns stand on the timeline of its file
+    assert dataset.to_diarization(ok) == diarization("a").shifted(10.0)
+    voiceprints = [speaker["embedding"] for speaker in ok["speakers"]]
+    assert voiceprints == [[0.0, 1.0, 2.0, 3.0], None]
+    assert error["error"] == ERROR
+    assert error["turns"] is None
+    assert (error["language"], error["episode"]) == ("en", 7)
+
+
+def test_other_parquet_readers_see_the_same_schema(folder):
+    publish(folder, "run1", "ok", "a")
+    publish(folder, "run1", "error", "b")
+    assert pq.read_table(folder.uri).schema.equals(SCHEMA)
+    frame = pandas.read_parquet(folder.uri).set_index("recording_id")
+    assert list(frame.status[["a", "b"]]) == ["ok", "error"]
+
+
+def test_ok_overrules_error_and_the_first_file_overrules_the_next(folder):
+    publish(folder, "run1", "error", "a", "b", "c")
+    publish(folder, "run2", "ok", "a", "d", episode=2)
+    publish(folder, "run3", "ok", "d", episode=3)
+    publish(folder, "run3", "error", "b")
+
+    def seen(table):
+        rows = table.select(["recording_id", "status", "episode"]).to_pylist()
+        return sorted(tuple(row.values()) for row in rows)
+
+    expected = [("a", "ok", 2), ("b", "error", 7), ("c", "error", 7), ("d", "ok", 2)]
+    opened = dataset.open(folder.uri)
+    assert len(opened) == 4
+    assert seen(opened.to_table()) == expected
+    assert (opened.inventory.count("ok"), opened.inventory.count("error")) == (2, 2)
+
+    before = {name: folder.read(name) for name in folder.list()}
+    assert dataset.remove_overruled(folder, "run3", opened.inventory) == 3
+    assert seen(pq.read_table(folder.uri)) == expected  # now for any reader
+    assert seen(dataset.open(folder.uri).to_table()) == expected
+    kept = {name: folder.read(name) for name in folder.list() if name in before}
+    assert kept.items() <= before.items()  # files never change
+    assert dataset.remove_overruled(folder, "run3", dataset.Inventory.read(folder)) == 0
+
+
+def test_done_recordings_are_found_by_hash(folder):
+    names = [f"s3://bucket/{number}.mp3" for number in range(2000)]
+    publish(folder, "run1", "ok", *names[::2])
+    publish(folder, "run1", "error", *names[1:100:2])
+    done = dataset.Inventory.read(folder).done
+    expected = np.array([n % 2 == 0 or n < 100 for n in range(2000)])
+    assert np.array_equal(dataset.is_done(hash_ids(names), done), expected)
+    assert not dataset.is_done(hash_ids(names), np.empty(0, "S16")).any()
+
+
+def test_a_write_task_run_twice_leaves_one_file(folder):
+    assert publish(folder, "run1", "ok", "a", "b") == publish(folder, "run1", "ok", "a", "b")
+    assert len(folder.list()) == 1
+
+
+def test_a_folder_without_dataset_is_refused(tmp_path):
+    with pytest.raises(OutputError, match="no diarization dataset"):
+        dataset.open(str(tmp_path))
+
+
+def test_a_kill_while_writing_leaves_no_partial_file(folder):
+    script = f"""
+import os
+from raydiar.corpus.storage import Folder
+folder = Folder({folder.uri!r})
+while True:
+    folder.publish("ok-run1-task.parquet", os.urandom(1_000_000) + b"end")
+"""
+    writer = subprocess.Popen([sys.executable, "-c", script])
+    seen = 0
+    deadline = time.monotonic() + 60
+    while seen < 20 and time.monotonic() < deadline:
+        if folder.exists("ok-run1-task.parquet"):
+            assert folder.read("ok-run1-task.parquet")[-3:] == b"end"
+            seen += 1
+    writer.kill()
+    writer.wait()
+    assert seen == 20
+    assert set(folder.list()) == {"ok-run1-task.parquet"}
+    assert folder.read("ok-run1-task.parquet")[-3:] == b"end"
+
+
+def test_a_second_writer_is_refused_until_the_first_ends(folder):
+    with OutputLock(folder, "run1"):
+        check_lock(folder, "run1")
+        with pytest.raises(OutputError, match="being written by run run1"), OutputLock(folder, "2"):
+            pass
+        check_lock(folder, "run1")  # the refused run took nothing away
+    with OutputLock(folder, "run2"):
+        check_lock(folder, "run2")
+        with pytest.raises(OutputError, match="no longer holds the lock"):
+            check_lock(folder, "run1")
+    assert folder.list("_raydiar").keys() == {"schema.parquet"}
+
+
+def test_the_lock_of_a_dead_process_falls_free_at_once(folder):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    with OutputLock(folder, "run1"):
+        lock = json.loads(folder.read("_raydiar/lock"))
+    folder.publish("_raydiar/lock", json.dumps(lock | {"process": dead.pid}).encode())
+    with OutputLock(folder, "run2"):
+        check_lock(folder, "run2")
+
+
+def test_a_silent_lock_is_taken_over_and_its_holder_notices(folder):
+    with OutputLock(folder, "run1") as first:
+        # as left by another machine that was lost
+        lock = json.loads(folder.read("_raydiar/lock")) | {"machine": "another"}
+        folder.publish("_raydiar/lock", json.dumps(lock).encode())
+        with pytest.raises(OutputError, match="being written"), OutputLock(folder, "run2"):
+            pass
+        old = lock | {"renewed": time.time() - first.silence - 1}
+        folder.publish("_raydiar/lock", json.dumps(old).encode())
+        taken_over = pytest.raises(OutputError, match="now: run2")
+        with OutputLock(folder, "run2"), taken_over:
+            check_lock(folder, "run1")
+    assert not os.path.exists(folder.path("_raydiar/lock"))
+
+
+def test_a_held_lock_is_renewed(folder):
+    with OutputLock(folder, "run1", silence=1.0):
+        time.sleep(1.5)
+        with pytest.raises(OutputError), OutputLock(folder, "run2", silence=1.0):
+            pass
