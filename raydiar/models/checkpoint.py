@@ -36,10 +36,18 @@ def _enum_member(enum, name):
     return enum[name]
 
 
-_STORAGES = (
-    "BFloat16Storage BoolStorage ByteStorage CharStorage DoubleStorage FloatStorage "
-    "HalfStorage IntStorage LongStorage ShortStorage"
-).split()
+_STORAGES = [
+    "BFloat16Storage",
+    "BoolStorage",
+    "ByteStorage",
+    "CharStorage",
+    "DoubleStorage",
+    "FloatStorage",
+    "HalfStorage",
+    "IntStorage",
+    "LongStorage",
+    "ShortStorage",
+]
 
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,

@@ -6,6 +6,8 @@ Interspeech 2021; with the powerset output of A. Plaquet, H. Bredin, Interspeech
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -64,9 +66,7 @@ class PyanNet(nn.Module):
             )
         linear = {"hidden_size": 128, "num_layers": 2, **(linear or {})}
         widths = [width] + [linear["hidden_size"]] * linear["num_layers"]
-        self.linear = nn.ModuleList(
-            nn.Linear(before, after) for before, after in zip(widths, widths[1:], strict=False)
-        )
+        self.linear = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(widths))
         self.classifier = nn.Linear(widths[-1], specifications.num_outputs)
 
     def num_frames(self, num_samples: int) -> int:

