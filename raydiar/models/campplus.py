@@ -18,7 +18,7 @@ from raydiar.models.fbank import Fbank
 from raydiar.models.pooling import statistics_pooling
 from raydiar.models.resnet import BasicBlock
 
-_CONTEXT_FRAMES = 100  # frames that share one local context, 2 s
+CONTEXT_FRAMES = 100  # frames that share one local context, 2 s
 
 
 class _ContextBlock(BasicBlock):
@@ -70,15 +70,15 @@ class _ContextAwareMask(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         num_frames = x.shape[-1]
-        segments = F.avg_pool1d(x, _CONTEXT_FRAMES, _CONTEXT_FRAMES, ceil_mode=True)
+        segments = F.avg_pool1d(x, CONTEXT_FRAMES, CONTEXT_FRAMES, ceil_mode=True)
         context = x.mean(dim=-1, keepdim=True) + segments
         # The gate is constant within a segment: compute it once there, spread it afterwards.
         gate = self.linear2(F.relu(self.linear1(context))).sigmoid()
-        gate = gate.repeat_interleave(_CONTEXT_FRAMES, dim=-1)[..., :num_frames]
+        gate = gate.repeat_interleave(CONTEXT_FRAMES, dim=-1)[..., :num_frames]
         return self.linear_local(x) * gate
 
 
-class _DenseLayer(nn.Module):
+class DenseLayer(nn.Module):
     def __init__(self, inputs: int, bottleneck: int, growth: int, dilation: int):
         super().__init__()
         self.nonlinear1 = _nonlinear(inputs)
@@ -90,11 +90,11 @@ class _DenseLayer(nn.Module):
         return self.cam_layer(self.nonlinear2(self.linear1(self.nonlinear1(x))))
 
 
-class _DenseBlock(nn.ModuleDict):
+class DenseBlock(nn.ModuleDict):
     def __init__(self, num_layers: int, inputs: int, bottleneck: int, growth: int, dilation: int):
         super().__init__(
             {
-                f"tdnnd{index + 1}": _DenseLayer(
+                f"tdnnd{index + 1}": DenseLayer(
                     inputs + index * growth, bottleneck, growth, dilation
                 )
                 for index in range(num_layers)
@@ -174,7 +174,7 @@ class CAMPPlus(nn.Module):
         layers = OrderedDict(tdnn=_Tdnn(self.head.num_channels, 128))
         channels = 128
         for index, (count, dilation) in enumerate(((12, 1), (24, 2), (16, 2)), start=1):
-            layers[f"block{index}"] = _DenseBlock(count, channels, bottleneck, growth, dilation)
+            layers[f"block{index}"] = DenseBlock(count, channels, bottleneck, growth, dilation)
             channels += count * growth
             layers[f"transit{index}"] = _Transit(channels, channels // 2)
             channels //= 2
