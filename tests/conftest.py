@@ -4,7 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from raydiar import hub
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+_SAMPLE = "pypi://pyannote.audio==4.0.7/pyannote/audio/sample/sample"
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +17,25 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("no ../shared folder beside this checkout: comparison with references not run")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def sample_wav() -> Path:
+    """30 s of real conversation between two people, 16 kHz mono."""
+    sha256 = "c319b4abca767b124e41432d364fd7df006cb26bb79d09326c487d606a134e6e"
+    return hub.fetch(f"{_SAMPLE}.wav#sha256={sha256}")
+
+
+@pytest.fixture(scope="session")
+def sample_rttm() -> Path:
+    """Who really spoke when in `sample_wav`."""
+    sha256 = "d78fe62c69d8e6dcbb42c26adfce83faccb374c5a1e6d987fe37f85f1c173c87"
+    return hub.fetch(f"{_SAMPLE}.rttm#sha256={sha256}")
+
+
+@pytest.fixture(scope="session")
+def pipeline():
+    """The embedded default pipeline, on the CPU."""
+    from raydiar import Pipeline
+
+    return Pipeline.from_pretrained()
