@@ -365,6 +365,8 @@ def _parse(document, base, parent, revision, where: str) -> PipelineConfig:
         if value is None:
             return None
         if isinstance(value, Mapping):
+            if not value.get("checkpoint"):
+                raise ConfigError(f"{where}: weights without `checkpoint`: {dict(value)}")
             return Weights(str(value["checkpoint"]), value.get("subfolder"), value.get("revision"))
         if str(value).startswith("$model/"):
             folder, _, own = str(value).removeprefix("$model/").partition("@")

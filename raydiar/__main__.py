@@ -1,0 +1,5 @@
+"""`python -m raydiar` is the `raydiar` command."""
+
+from raydiar.cli import main
+
+main()

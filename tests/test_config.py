@@ -1,0 +1,159 @@
+"""Pipelines from pyannote's own configuration files."""
+
+import dataclasses
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from raydiar import Pipeline, hub
+from raydiar.clustering import AgglomerativeParameters, VBxParameters
+from raydiar.errors import ConfigError, WeightsNotFound
+from raydiar.models import WeSpeakerResNet34
+from raydiar.pipelines.config import DEFAULT, Weights, load_config
+
+LEGACY = """
+version: 3.1.0
+pipeline:
+  name: pyannote.audio.pipelines.SpeakerDiarization
+  params:
+    clustering: AgglomerativeClustering
+    embedding: {embedding}
+    embedding_batch_size: 32
+    embedding_exclude_overlap: true
+    segmentation: {segmentation}
+    segmentation_batch_size: 32
+params:
+  clustering:
+    method: centroid
+    min_cluster_size: 12
+    threshold: 0.7045654963945799
+  segmentation:
+    min_duration_off: 0.0
+"""
+
+COMMUNITY = """
+dependencies:
+  pyannote.audio: 4.0.0
+pipeline:
+  name: pyannote.audio.pipelines.SpeakerDiarization
+  params:
+    clustering: VBxClustering
+    segmentation: $model/segmentation
+    segmentation_batch_size: 32
+    embedding: $model/embedding
+    embedding_batch_size: 32
+    embedding_exclude_overlap: true
+    plda: $model/plda
+params:
+  clustering:
+    threshold: 0.6
+    Fa: 0.07
+    Fb: 0.8
+  segmentation:
+    min_duration_off: 0.0
+"""
+
+
+def test_speaker_diarization_3_1(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        LEGACY.format(
+            segmentation="pyannote/segmentation-3.0",
+            embedding="pyannote/wespeaker-voxceleb-resnet34-LM",
+        )
+    )
+    for checkpoint in (path, tmp_path):
+        config = load_config(checkpoint)
+        assert config.segmentation == Weights("pyannote/segmentation-3.0")
+        assert config.clustering == AgglomerativeParameters()
+        assert config.embedding_exclude_overlap
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory, request):
+    """A directory laid out as a clone of community-1, with networks that can be had freely."""
+    shared = request.getfixturevalue("shared")
+    home = tmp_path_factory.mktemp("community-1")
+    (home / "config.yaml").write_text(COMMUNITY)
+    (home / "segmentation").mkdir()
+    segmentation = hub.fetch(DEFAULT.segmentation.uri).read_bytes()
+    (home / "segmentation/pytorch_model.bin").write_bytes(segmentation)
+    (home / "embedding").mkdir()
+    torch.manual_seed(0)
+    torch.save(WeSpeakerResNet34().state_dict(), home / "embedding/pytorch_model.bin")
+    (home / "plda").mkdir()
+    for name in ("plda.npz", "xvec_transform.npz"):
+        (home / "plda" / name).write_bytes((shared / "models/plda" / name).read_bytes())
+    return home
+
+
+@pytest.mark.reference
+def test_community_1_from_a_clone(clone: Path, tmp_path):
+    config = load_config(clone)
+    assert config.clustering == VBxParameters(threshold=0.6, Fa=0.07, Fb=0.8)
+    local = config.localize()
+    assert (local.dimension, local.embedding_mode) == (256, "masked")
+    # As a job does: weights mirrored by hash, found again from elsewhere.
+    mirrored = pickle.loads(pickle.dumps(local.mirror(str(tmp_path / "models"))))
+    again = mirrored.config.localize(cache_dir=tmp_path / "cache")
+    assert again.fingerprint == local.fingerprint
+    assert str(again.segmentation).startswith(str(tmp_path))
+    pipeline = Pipeline.from_pretrained(clone)
+    noise = np.random.default_rng(0).normal(0, 0.05, (1, 32000)).astype(np.float32)
+    assert pipeline({"waveform": noise, "sample_rate": 16000}).num_speakers <= 1
+
+
+def test_fingerprint_follows_the_numbers():
+    local = DEFAULT.localize()
+    same = dataclasses.replace(DEFAULT, segmentation_batch_size=8, device="cuda")
+    assert local.with_config(same).fingerprint == local.fingerprint
+    for change in (
+        {"min_duration_off": 0.1},
+        {"dtype": "bfloat16"},
+        {"clustering": AgglomerativeParameters(threshold=0.6)},
+        {"embedding_exclude_overlap": False},
+    ):
+        other = dataclasses.replace(DEFAULT, **change)
+        assert local.with_config(other).fingerprint != local.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("pipeline: [", "not YAML"),
+        ("a: b", "no `pipeline` section"),
+        (LEGACY.replace("3.1.0", "5.0"), "up to 4.x"),
+        (LEGACY.replace("SpeakerDiarization", "SDK"), "one's own machine"),
+        (LEGACY.replace("method: centroid", "threshhold: 1"), "no such parameter"),
+        (LEGACY.replace("method: centroid", "method: best"), "unknown linkage"),
+        (LEGACY.replace("AgglomerativeClustering", "OracleClustering"), "must be one of"),
+        (LEGACY.replace("AgglomerativeClustering", "VBxClustering"), "needs a PLDA"),
+        (LEGACY.replace("embedding_batch_size: 32", "unknown: 1"), "unknown pipeline parameters"),
+        (LEGACY.replace("embedding_batch_size: 32", "embedding_batch_size: 0"), "at least 1"),
+        (LEGACY + "preprocessors: {audio: x}", "unsupported sections"),
+    ],
+)
+def test_bad_configurations(tmp_path, text, message):
+    path = tmp_path / "config.yaml"
+    path.write_text(text.replace("{segmentation}", "org/seg").replace("{embedding}", "org/emb"))
+    with pytest.raises(ConfigError, match=message):
+        load_config(path)
+
+
+def test_what_is_not_there(tmp_path):
+    with pytest.raises(WeightsNotFound, match=r"config\.yaml does not exist"):
+        Pipeline.from_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="revision="):
+        Pipeline.from_pretrained("pyannote/speaker-diarization-3.1@main")
+
+
+def test_parameters_can_be_set(pipeline):
+    before = pipeline.parameters
+    tuned = Pipeline.from_pretrained().instantiate({"clustering": {"threshold": 0.5}})
+    assert tuned.parameters["clustering"]["threshold"] == 0.5
+    assert pipeline.parameters == before
+    with pytest.raises(ConfigError, match="unknown group"):
+        tuned.instantiate({"clusterin": {}})

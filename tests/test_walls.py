@@ -1,0 +1,77 @@
+"""Who may import whom; and what `import raydiar` must not cost."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "raydiar"
+
+# From the ground floor up; a room imports itself and what stands below it.
+FLOORS = [
+    {"errors", "windows", "local_speakers", "storage", "diarization", "hub"},
+    {"audio", "containers", "resampling", "isolation"},
+    {"models", "clustering"},
+    {"inference"},
+    {"pipelines"},
+    {"corpus"},
+    {"cli", "__main__"},
+]
+RAY_ROOMS = {"corpus"}
+
+
+def imports(path: Path):
+    """Modules that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            if node.module == "raydiar":
+                yield from (f"raydiar.{alias.name}" for alias in node.names)
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def files():
+    return [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
+
+
+def test_every_room_has_a_floor():
+    assert {room_of(path) for path in files()} <= set().union(*FLOORS)
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down(path):
+    floor = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+    room = room_of(path)
+    for module in imports(path):
+        top, *rest = module.split(".")
+        if top == "ray":
+            assert room in RAY_ROOMS, f"{path} imports Ray"
+        if top == "torch":
+            assert room in {"models", "inference", "pipelines", "cli", "corpus"}
+        if top == "raydiar" and rest and rest[0] in floor:
+            assert floor[rest[0]] <= floor[room], f"{path} imports {module} from above"
+
+
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        ("import raydiar", {"ray", "torch", "pyannote"}),
+        ("from raydiar import Pipeline", {"ray"}),
+        ("import raydiar.audio, raydiar.diarization, raydiar.clustering", {"ray", "torch"}),
+        ("import raydiar.corpus.stages", {"torch"}),
+        ("import raydiar.pipelines.config", {"ray", "torch"}),
+        ("import raydiar.cli", {"ray", "torch"}),
+    ],
+)
+def test_imports_are_light(code, absent):
+    script = f"{code}; import sys; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert not absent & set(result.stdout.split())
