@@ -29,6 +29,10 @@ class StorageDenied(RaydiarError, PermissionError):
     """The storage refused the credentials (401, 403): the operator's to mend."""
 
 
+class StorageUnavailable(RaydiarError):
+    """The storage did not answer (network, 429, 5xx): worth another try."""
+
+
 class DecoderCrashed(RaydiarError):
     """The child process that decodes died on this recording."""
 

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "raydiar"
 # From the ground floor up; a room imports itself and what stands below it.
 FLOORS = [
     {"errors", "windows", "local_speakers", "storage", "diarization", "hub"},
-    {"audio", "containers", "resampling", "isolation"},
+    {"audio", "containers", "decoding", "resampling", "isolation"},
     {"models", "clustering"},
     {"inference"},
     {"pipelines"},

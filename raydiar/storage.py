@@ -1,0 +1,232 @@
+"""Recordings as seekable bytes wherever they lie, and whose failure it is if they cannot be read.
+
+Remote objects are read in blocks of 4 MiB: memory stays constant, an excerpt of a long file costs
+little more than its own bytes, and a few large requests are what object stores are fast at. The
+price is that decoding waits for each block; a host hides it by running a few more decodes than it
+has cores. A source that cannot seek (a pipe, an HTTP server that ignores ranges)
+is copied to an unnamed temporary file first, because half of all containers keep their index at
+the end.
+"""
+
+import errno
+import os
+import shutil
+import socket
+import ssl
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit, urlunsplit
+
+from raydiar.errors import AudioNotFound, StorageDenied, StorageUnavailable
+
+BLOCK_BYTES = 4 * 2**20
+PROBE_BLOCK_BYTES = 2**18  # a header is smaller; a large block would be fetched for nothing
+
+Source = str | os.PathLike | BinaryIO
+
+
+class Reader:
+    """Seekable bytes of one source, in the form in which FFmpeg reads them.
+
+    FFmpeg takes a failing read for the end of the file, so the reason is kept here: a network
+    error must never pass for a truncated recording.
+
+    Attributes
+    ----------
+    label : str
+        The source in messages, without credentials.
+    remote : bool
+        Whether reading crosses a network.
+    reading : bool
+        Whether a read is under way: a stall is then the storage's, not the decoder's.
+    failure : Exception or None
+        What the last failing read raised.
+    """
+
+    def __init__(self, file: BinaryIO, label: str, remote: bool = False):
+        self.label = label
+        self.remote = remote
+        self.reading = False
+        self.failure: Exception | None = None
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        self.reading = True
+        try:
+            return self._file.read(size)
+        except Exception as error:
+            self.failure = error
+            raise
+        finally:
+            self.reading = False
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def size(self) -> int:
+        """Number of bytes; rewinds to the start."""
+        size = self.seek(0, os.SEEK_END)
+        self.seek(0)
+        return size
+
+
+@contextmanager
+def open_source(
+    source: Source,
+    storage_options: dict[str, Any] | None = None,
+    block_bytes: int = BLOCK_BYTES,
+) -> Iterator[Reader]:
+    """Open a path, an fsspec URI, or an open binary file object for seeking and reading.
+
+    A file object is read from its beginning (from where it stands if it cannot seek) and left
+    open.
+
+    Raises
+    ------
+    AudioNotFound, StorageDenied, StorageUnavailable
+    """
+    label = display_name(source)
+    with ExitStack() as stack:
+        try:
+            if hasattr(source, "read"):
+                file, remote = source, False
+            else:
+                uri = os.fspath(source)
+                remote = is_remote(uri)
+                file = stack.enter_context(_open_uri(uri, storage_options or {}, block_bytes))
+            if not _can_seek(file):
+                file = stack.enter_context(_spooled(file))
+        except Exception as error:
+            raise storage_error(error, label) from error
+        yield Reader(file, label, remote)
+
+
+def is_remote(uri: str) -> bool:
+    """Whether reading this URI crosses a network, as far as its scheme tells."""
+    scheme, separator, _ = uri.partition("://")
+    return bool(separator) and scheme not in ("file", "local", "memory")
+
+
+def display_name(source: Source) -> str:
+    """The source as messages name it: without password, and without a signed URL's signature."""
+    if hasattr(source, "read"):
+        name = getattr(source, "name", None)
+        return name if isinstance(name, str) else "file object"
+    uri = os.fspath(source)
+    if not is_remote(uri):
+        return uri
+    parts = urlsplit(uri)
+    query = "…" if parts.query else ""
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query))
+
+
+def storage_error(error: Exception, label: str) -> Exception:
+    """Say whose failure it is that a source cannot be read.
+
+    Returns
+    -------
+    error : Exception
+        AudioNotFound (the recording's), StorageUnavailable (the moment's), StorageDenied (the
+        operator's), or `error` itself where the cause is this machine (disk full, too many open
+        files, a missing storage driver).
+    """
+    links = _chain(error)
+    # The innermost cause knows best: fsspec reports every HTTP failure as FileNotFoundError.
+    status = next((code for link in reversed(links) if (code := _http_status(link))), None)
+    if status in (401, 403) or any(
+        isinstance(link, PermissionError) or "Credential" in type(link).__name__ for link in links
+    ):
+        return StorageDenied(
+            f"{label}: the storage refused access ({_reason(links)}). "
+            "Check the credentials of this process and the permissions of the object."
+        )
+    gone = status in (404, 410)
+    busy = status in (408, 425, 429) or (status is not None and status >= 500)
+    if busy or (not gone and any(_is_network(link) for link in links)):
+        return StorageUnavailable(
+            f"{label}: the storage did not answer ({_reason(links)}). Try again later."
+        )
+    if gone or isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+        return AudioNotFound(f"{label}: no such file. Check the path or URI.")
+    if isinstance(error, ValueError) and "rotocol" in str(error):
+        return AudioNotFound(f"{label}: no storage is known by that scheme ({error}).")
+    machine = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+    if isinstance(error, OSError) and error.errno not in machine:
+        return StorageUnavailable(f"{label}: cannot be read ({error}). Try again later.")
+    return error
+
+
+def _open_uri(uri: str, storage_options: dict[str, Any], block_bytes: int) -> BinaryIO:
+    if "://" not in uri:
+        return open(uri, "rb")
+    # fsspec is imported late: most recordings of a laptop or a mounted disk never need it
+    from fsspec.core import url_to_fs
+
+    fs, path = url_to_fs(uri, **storage_options)
+    if not is_remote(uri):
+        return fs.open(path, "rb")
+    file = fs.open(path, "rb", block_size=block_bytes, cache_type="readahead")
+    if uri.startswith(("http://", "https://")) and not _serves_ranges(file):
+        file.close()
+        return _spooled(fs.open(path, "rb", block_size=0))
+    return file
+
+
+def _serves_ranges(file) -> bool:
+    """Whether the HTTP server behind a file answers range requests; few say so in their headers."""
+    try:
+        if file.size > 1:
+            file._fetch_range(1, 2)
+    except (ValueError, TypeError, NotImplementedError):  # the whole body came, or size is unknown
+        return False
+    return True
+
+
+def _can_seek(file: BinaryIO) -> bool:
+    if not getattr(file, "seekable", lambda: hasattr(file, "seek"))():
+        return False
+    file.seek(0)
+    return True
+
+
+def _spooled(file: BinaryIO) -> BinaryIO:
+    """Copy what cannot seek to a temporary file that vanishes when closed."""
+    copy = tempfile.TemporaryFile(prefix="raydiar-")  # noqa: SIM115 (the caller closes it)
+    shutil.copyfileobj(file, copy, BLOCK_BYTES)
+    copy.seek(0)
+    return copy
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """An exception and its causes, outermost first."""
+    links = []
+    while error is not None and error not in links:
+        links.append(error)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return links
+
+
+def _http_status(error: BaseException) -> int | None:
+    status = getattr(error, "status", None)  # aiohttp
+    if status is None and isinstance(getattr(error, "response", None), dict):  # botocore
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    if status is None:
+        status = getattr(error, "code", None)  # gcsfs, urllib
+    return int(status) if str(status).isdigit() else None
+
+
+def _is_network(error: BaseException) -> bool:
+    if isinstance(error, ConnectionError | TimeoutError | socket.gaierror | ssl.SSLError):
+        return True
+    return type(error).__module__.partition(".")[0] in ("aiohttp", "botocore", "urllib3")
+
+
+def _reason(links: list[BaseException]) -> str:
+    """The innermost cause in one line; an HTTP status says it without repeating a signed URL."""
+    status = next((code for link in reversed(links) if (code := _http_status(link))), None)
+    return f"HTTP {status}" if status else f"{type(links[-1]).__name__}"
