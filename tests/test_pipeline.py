@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import wave
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from pyannote.metrics.diarization import DiarizationErrorRate
 from raydiar import Diarization, Pipeline, audio
 from raydiar.diarization import read_rttm
 from raydiar.errors import AudioDecodeError, AudioNotFound, ConfigError, InvalidSamples
+from raydiar.pipelines import SpeakerDiarization
+from raydiar.pipelines.config import DEFAULT, Weights
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +84,16 @@ def test_error_rate_equals_pyannotes(pipeline, shared: Path):
             uem = Timeline([Segment(0, ours.duration)])
             expected(reference.speaker_diarization, theirs[path.stem].speaker_diarization, uem=uem)
     assert abs(metric) == pytest.approx(0.2813, abs=0.003)
+
+
+@pytest.mark.reference
+def test_turns_equal_pyannotes_with_resnet34(shared: Path):
+    # The 3.1 pipeline around a ResNet34 with random weights: the same lines, to the millisecond.
+    reference = shared / "reference/resnet34"
+    checkpoint = Weights(str(reference / "resnet34_random_seed1234.ckpt"))
+    pipeline = SpeakerDiarization(replace(DEFAULT, embedding=checkpoint).localize())
+    output = pipeline(shared / "audio/ami-clips/sample.flac")
+    assert output.to_rttm() == (reference / "sample.rttm").read_text()
 
 
 def test_every_kind_of_input_gives_one_answer(pipeline, sample_wav):
