@@ -80,16 +80,12 @@ def show_turns(output: Diarization, limit: int = 40) -> None:
 def show_recordings(rows: list[dict], reference: Diarization | None) -> None:
     table = Table(title="Recordings", title_justify="left")
     for column in ("recording", "seconds", "speakers", "speech of each (s)"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, justify="left" if column == "recording" else "right")
     if reference is not None:
-        table.add_column("error rate (DER)", justify="right")
+        table.add_column("DER", justify="right")
     for row in rows:
-        if row["status"] == "error":
-            error = row["error"]
-            table.add_row(row["recording_id"], "", f"[red]{error['type']}[/]", error["message"])
-            continue
         output = dataset.to_diarization(row)
-        speech = ", ".join(f"{speaker.speech_seconds:.1f}" for speaker in output.speakers)
+        speech = " ".join(f"{speaker.speech_seconds:.1f}" for speaker in output.speakers)
         cells = [output.uri, f"{output.duration:.1f}", str(output.num_speakers), speech]
         if reference is not None:
             start = row["start"] or 0.0
@@ -101,6 +97,15 @@ def show_recordings(rows: list[dict], reference: Diarization | None) -> None:
             cells.append(f"{rate:.1%}")
         table.add_row(*cells)
     console.print(table)
+    if reference is not None:
+        console.print("DER: diarization error rate against the label, overlap scored, no collar\n")
+
+
+def show_errors(rows: list[dict]) -> None:
+    console.print("Error rows")
+    for row in rows:
+        console.print(f"  {row['recording_id']}: {row['error']['type']}")
+        console.print(f"    {row['error']['message']}\n", soft_wrap=True)
 
 
 def main() -> None:
@@ -129,7 +134,9 @@ def main() -> None:
     if done:
         first = next((row for row in done if row["recording_id"] == "conversation.wav"), done[0])
         show_turns(dataset.to_diarization(first))
-    show_recordings(rows, reference)
+        show_recordings(done, reference)
+    if failed := [row for row in rows if row["status"] == "error"]:
+        show_errors(failed)
     console.print(f"The dataset, one row a recording, in Parquet: {output.resolve()}")
     console.print("Your own recordings: make demo AUDIO=/path/to/folder")
 
