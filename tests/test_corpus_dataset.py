@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from raydiar.corpus import dataset
+from raydiar.corpus.folder import Folder
 from raydiar.corpus.lock import OutputLock, check_lock
 from raydiar.corpus.manifest import RECORDING_FIELDS, hash_ids
-from raydiar.corpus.storage import Folder
 from raydiar.diarization import Diarization, Speaker, Turn
 from raydiar.errors import OutputError
 
@@ -130,7 +130,7 @@ def test_a_folder_without_dataset_is_refused(tmp_path):
 def test_a_kill_while_writing_leaves_no_partial_file(folder):
     script = f"""
 import os
-from raydiar.corpus.storage import Folder
+from raydiar.corpus.folder import Folder
 folder = Folder({folder.uri!r})
 while True:
     folder.publish("ok-run1-task.parquet", os.urandom(1_000_000) + b"end")

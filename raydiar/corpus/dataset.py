@@ -9,6 +9,7 @@ publishes the same file twice.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,12 +22,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raydiar.corpus.folder import PRIVATE, Folder
 from raydiar.corpus.manifest import hash_ids
-from raydiar.corpus.storage import PRIVATE, Folder
 from raydiar.diarization import Diarization, Speaker, Turn
 from raydiar.errors import OutputError
 
 SCHEMA_FILE = f"{PRIVATE}/schema.parquet"
+_PIPELINE_KEY = b"raydiar.pipeline"
 _FILE_NAME = re.compile(r"(ok|error)-.+\.parquet")
 
 TURNS = pa.list_(
@@ -67,8 +69,20 @@ REQUESTED = pa.struct(
 )
 
 
-def dataset_schema(dimension: int, carried: pa.Schema | None = None) -> pa.Schema:
-    """Schema of the dataset for voiceprints of `dimension` values, with carried columns last."""
+def dataset_schema(
+    dimension: int, carried: pa.Schema | None = None, pipeline: dict | None = None
+) -> pa.Schema:
+    """Schema of a dataset.
+
+    Parameters
+    ----------
+    dimension : int
+        Of voiceprints.
+    carried : pyarrow.Schema, optional
+        Columns of the manifest that come last.
+    pipeline : dict, optional
+        The `pipeline` column that all its rows share, kept as metadata.
+    """
     speakers = pa.list_(
         pa.struct(
             [
@@ -97,7 +111,8 @@ def dataset_schema(dimension: int, carried: pa.Schema | None = None) -> pa.Schem
             pa.field("pipeline", PIPELINE, nullable=False),
             pa.field("requested", REQUESTED, nullable=False),
             *(carried or ()),
-        ]
+        ],
+        metadata={_PIPELINE_KEY: json.dumps(pipeline)} if pipeline else None,
     )
 
 
@@ -206,6 +221,12 @@ def read_schema(output: Folder) -> pa.Schema | None:
 
 def write_schema(output: Folder, schema: pa.Schema) -> None:
     output.publish(SCHEMA_FILE, _parquet(schema.empty_table()))
+
+
+def pipeline_of(schema: pa.Schema) -> dict | None:
+    """The pipeline that a dataset is made with; None if its schema does not say."""
+    text = (schema.metadata or {}).get(_PIPELINE_KEY)
+    return json.loads(text) if text else None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ file stops it) or its result (a full disk turns good recordings into error rows)
 
 from __future__ import annotations
 
-import errno
 import random
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from itertools import count
 from typing import TypeVar
 
 from raydiar import errors
+from raydiar.storage import storage_error
 
 Result = TypeVar("Result")
 
@@ -23,31 +23,13 @@ _OF_RECORDING = (
     errors.AudioDecodeError,
     errors.InvalidSamples,
     errors.RecordingTooLong,
+    errors.AudioNotFound,
     errors.DecoderCrashed,
     errors.DecoderStalled,
-    FileNotFoundError,
-    IsADirectoryError,
-    NotADirectoryError,
 )
-_OF_MACHINE = (
-    errors.StorageDenied,
-    errors.CheckpointError,
-    errors.WeightsNotFound,
-    errors.ConfigError,
-    errors.OutputError,
-    errors.JobFailed,
-    PermissionError,
-    MemoryError,
-    ImportError,
-)
-_MACHINE_ERRNO = frozenset(
-    (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-)
+_OF_MACHINE = (errors.RaydiarError, MemoryError, ImportError)
 # clients of storage whose own exceptions are no OSError
 _STORAGE_CLIENTS = frozenset(("aiohttp", "botocore", "gcsfs", "google", "requests", "urllib3"))
-_CREDENTIALS = frozenset(
-    ("NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError", "RefreshError")
-)
 
 
 def blame(error: BaseException) -> str:
@@ -57,21 +39,20 @@ def blame(error: BaseException) -> str:
     millions must not stop the rest, and when it is no odd file, the job's limit on failed
     recordings stops it.
     """
+    if isinstance(error, errors.StorageUnavailable):
+        return MOMENT
     if isinstance(error, _OF_RECORDING):
         return RECORDING
     if isinstance(error, _OF_MACHINE) or is_device_error(error):
         return MACHINE
-    if type(error).__name__ in _CREDENTIALS:
-        return MACHINE
-    if isinstance(error, OSError):
-        return MACHINE if error.errno in _MACHINE_ERRNO else MOMENT
-    if isinstance(error, TimeoutError) or type(error).__module__.split(".")[0] in _STORAGE_CLIENTS:
-        return MOMENT
+    if isinstance(error, OSError) or type(error).__module__.split(".")[0] in _STORAGE_CLIENTS:
+        told = storage_error(error, "storage")
+        return MACHINE if told is error else blame(told)
     return RECORDING
 
 
 def is_device_error(error: BaseException) -> bool:
-    """Whether a GPU failed: afterwards every CUDA call of the process fails as well."""
+    """Whether a GPU failed: afterwards every CUDA call of the process may fail as well."""
     names = {kind.__name__ for kind in type(error).__mro__}
     if names & {"AcceleratorError", "OutOfMemoryError"}:
         return True
@@ -80,25 +61,29 @@ def is_device_error(error: BaseException) -> bool:
     )
 
 
-def retrying(
-    call: Callable[[], Result], attempts: int = 5, first_wait: float = 1.0
-) -> tuple[Result, int]:
-    """Call until it is no longer the moment that fails, with doubling, jittered waits.
+def describe(error: BaseException) -> dict:
+    """The `error` column of a dataset row."""
+    message = str(error) or repr(error)
+    return {
+        "type": type(error).__name__,
+        "message": message if len(message) <= 2000 else f"{message[:1999]}…",
+        "retryable": blame(error) == MOMENT,
+        "attempt": getattr(error, "attempt", 1),
+    }
 
-    Returns
-    -------
-    result, attempt
-        `attempt` counts from 1.
+
+def retrying(call: Callable[[], Result], attempts: int = 5, first_wait: float = 1.0) -> Result:
+    """Call until it is no longer the moment that fails, with doubling, jittered waits.
 
     Raises
     ------
     Exception
-        Whatever `call` raised, when it is not the moment's or attempts are used up.
-        It carries the attempt as `error.attempt`.
+        Whatever `call` raised when it was not the moment's, or when attempts were used up. It
+        carries the number of attempts as `error.attempt`.
     """
     for attempt in count(1):
         try:
-            return call(), attempt
+            return call()
         except Exception as error:
             error.attempt = attempt
             if attempt == attempts or blame(error) != MOMENT:

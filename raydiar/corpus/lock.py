@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 
-from raydiar.corpus.storage import PRIVATE, Folder
+from raydiar.corpus.folder import PRIVATE, Folder
 from raydiar.errors import OutputError
 
 _NAME = f"{PRIVATE}/lock"

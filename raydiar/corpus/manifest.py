@@ -160,7 +160,7 @@ class Manifest:
             return batch
         rows = batch.to_pylist()
         split = [number for number, channel in enumerate(channels) if channel == "split"]
-        with ThreadPoolExecutor(16) as threads:  # waiting for storage, not computing
+        with ThreadPoolExecutor(8) as threads:  # waiting for storage, not computing
             counts = threads.map(self.probe, [rows[number]["uri"] for number in split])
             found = dict(zip(split, counts, strict=True))
         expanded = []

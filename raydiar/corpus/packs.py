@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raydiar.corpus.dataset import is_done
+from raydiar.corpus.folder import PRIVATE, Folder
 from raydiar.corpus.manifest import Manifest, check_unique, hash_ids
 from raydiar.corpus.sources import BYTES_PER_SECOND
-from raydiar.corpus.storage import PRIVATE, Folder
 
+PACKS = f"{PRIVATE}/packs"
 PACK_SECONDS = 30 * 60.0
 PACK_RECORDINGS = 256
 LONG_SECONDS = 2 * 3600.0  # from here on packs are rationed by their bytes
@@ -53,6 +54,11 @@ class PackPlan:
     num_done: int
 
 
+def pack_folder(run: str) -> str:
+    """Name of the folder, inside an output, that holds the packs of a run."""
+    return f"{PACKS}/{run}"
+
+
 def pack_schema(recording: pa.Schema) -> pa.Schema:
     """Schema of a file of packs, from that of a manifest."""
     return pa.schema(
@@ -78,7 +84,7 @@ def write_packs(manifest: Manifest, done: np.ndarray, output: Folder, run: str) 
     ManifestError
         If the manifest holds a wrong value or a recording twice.
     """
-    folder = f"{PRIVATE}/packs/{run}"
+    folder = pack_folder(run)
     seen: list[np.ndarray] = [np.empty(0, "S16")]
 
     def remaining() -> Iterator[dict]:

@@ -1,0 +1,33 @@
+"""Diarize a corpus: `ray job submit --working-dir . -- python jobs/diarize_corpus.py …`.
+
+Or as a plain script, which starts a Ray on this machine. Running it again goes on where it stopped.
+"""
+
+import argparse
+
+from raydiar.corpus.run import diarize_corpus
+from raydiar.errors import RaydiarError
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--manifest", required=True, help="Parquet, CSV or JSON Lines")
+    parser.add_argument("--output", required=True, help="folder or URI of the dataset")
+    parser.add_argument("--pipeline", help="Hub repository, directory or config; default embedded")
+    parser.add_argument("--device", default="auto", choices=["auto", "cuda", "cpu"])
+    parser.add_argument("--num-actors", type=int, help="default: as many as fit")
+    parser.add_argument(
+        "--max-failures", type=int, default=500, help="of the last 1,000 recordings"
+    )
+    parser.add_argument("--token", help="Hugging Face token for gated weights")
+    arguments = vars(parser.parse_args())
+    try:
+        summary = diarize_corpus(**arguments)
+    except RaydiarError as error:
+        raise SystemExit(f"raydiar: {error}") from None
+    print(summary)
+    print(f"The dataset is in {summary.output}")
+
+
+if __name__ == "__main__":
+    main()

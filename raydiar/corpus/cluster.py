@@ -1,0 +1,149 @@
+"""Where a job runs: how Ray is reached, which device is taken, how many actors fit.
+
+On a CPU every actor counts as many CPUs as torch has threads in it: two torch processes of two
+threads on two cores run 5 to 20 times slower than one. One CPU of the cluster is always left to
+reading, decoding, clustering and writing, without which the actors would wait forever; a Ray that
+is started here for the job is told of one CPU more than there are, since those stages together
+need a few percent of one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+
+from raydiar.errors import ConfigError
+
+THREADS_PER_ACTOR = 4  # more threads gain little on networks of this size
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What the inference actors of a job are given.
+
+    Attributes
+    ----------
+    device : str
+        "cuda" or "cpu"
+    num_actors : int
+    max_actors : int
+        What the autoscaler may grow the pool to.
+    num_threads : int
+        Of torch, and CPUs, per actor.
+    reason : str
+        Why this device, for the log.
+    """
+
+    device: str
+    num_actors: int
+    max_actors: int
+    num_threads: int
+    reason: str
+
+    def __str__(self) -> str:
+        per_actor = "1 GPU" if self.device == "cuda" else f"{self.num_threads} threads"
+        actors = f"{self.num_actors} actors" if self.num_actors > 1 else "1 actor"
+        return f"device: {self.device} ({self.reason}); {actors} of {per_actor}"
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Use the Ray that is there (in a job, or named by RAY_ADDRESS), or start one for the block."""
+    for chatty in ("ray.data", "ray._private.authentication"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    if ray.is_initialized():
+        yield
+        return
+    quiet = {"logging_level": logging.WARNING, "log_to_driver": False}
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(**quiet)
+    else:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init("local", num_cpus=num_cores() + 1, include_dashboard=False, **quiet)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def num_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def spans_nodes() -> bool:
+    """Whether the cluster has, or may grow to, more than one node."""
+    return len(_nodes()) > 1 or _autoscaled("CPU") > sum(n.get("CPU", 0) for n in _nodes())
+
+
+def place(device: str = "auto", num_actors: int | None = None) -> Placement:
+    """Choose the device and the number of inference actors for the cluster.
+
+    Parameters
+    ----------
+    device : str
+        "cuda", "cpu", or "auto": CUDA if any node, or node type of the autoscaler, has a GPU.
+    num_actors : int, optional
+        By default as many as fit.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such device.
+    """
+    if device not in ("auto", "cuda", "cpu"):
+        raise ConfigError(f"device must be auto, cuda or cpu, not {device!r}")
+    if num_actors is not None and num_actors < 1:
+        raise ConfigError(f"num_actors must be at least 1, not {num_actors}")
+    gpus = int(sum(node.get("GPU", 0) for node in _nodes()))
+    max_gpus = max(gpus, int(_autoscaled("GPU")))
+    if device == "cuda" and not max_gpus:
+        raise ConfigError("no node of the Ray cluster has a GPU: use --device cpu, or auto")
+    if max_gpus and device != "cpu":
+        reason = f"{gpus} GPUs in the cluster" + (f", up to {max_gpus}" if max_gpus > gpus else "")
+        return Placement("cuda", num_actors or max(gpus, 1), num_actors or max_gpus, 1, reason)
+    cpus = [int(node.get("CPU", 0)) for node in _nodes()]
+    size, threads = fit_actors(cpus, num_actors)
+    reason = "as asked for" if device == "cpu" else "no GPU in the cluster"
+    return Placement("cpu", size, size, threads, reason)
+
+
+def fit_actors(cpus: list[int], num_actors: int | None = None) -> tuple[int, int]:
+    """Number of actors and threads of each that use nodes with these CPUs, less one, best.
+
+    Raises
+    ------
+    ConfigError
+        If so many actors do not fit.
+    """
+    best = (0, 1)
+    for threads in range(THREADS_PER_ACTOR, 0, -1):
+        size = sum(node // threads for node in cpus)
+        size -= sum(cpus) - size * threads < 1
+        if num_actors is not None:
+            size = num_actors if size >= num_actors else 0
+        # fewer, larger actors hold the networks fewer times: worth a quarter of the CPUs
+        if size and size * threads >= 0.75 * (sum(cpus) - 1):
+            return size, threads
+        best = max(best, (size, threads), key=lambda pair: pair[0] * pair[1])
+    if not best[0]:
+        wanted = f"{num_actors or 1} inference actors"
+        raise ConfigError(
+            f"{wanted} and the other stages do not fit into {sum(cpus)} CPUs of the Ray cluster"
+        )
+    return best
+
+
+def _nodes() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _autoscaled(resource: str) -> float:
+    """What the autoscaler may grow the cluster to, of one resource; 0 without one."""
+    limits = ray._private.state.state.get_max_resources_from_cluster_config() or {}
+    return limits.get(resource, 0)

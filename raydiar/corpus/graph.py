@@ -1,0 +1,133 @@
+"""The job as a Ray Data graph: read packs, decode, local inference, resolve, write.
+
+Each operator takes one pack a call, except the last. Their CPUs differ from neighbour to
+neighbour because Ray Data fuses neighbours with equal resources into one operator: decoding would
+run inside the inference actors, which then wait for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
+from ray.exceptions import RayError
+
+from raydiar.audio import SAMPLE_RATE
+from raydiar.corpus.cluster import Placement
+from raydiar.corpus.folder import Folder
+from raydiar.corpus.packs import PackPlan
+from raydiar.corpus.stages import Decode, Incidents, LocalInferenceStage, Resolve, Write
+from raydiar.errors import JobFailed, RaydiarError
+
+MAX_FILES = 10_000  # of one run; a write leaves up to two
+# PCM of long packs that may be decoded at a time: one of 24 h is 2.8 GB
+LONG_BYTES_IN_FLIGHT = 8 * 2**30
+
+_PACK = {"batch_size": 1, "batch_format": "pyarrow", "udf_modifying_row_count": False}
+
+
+def job_context() -> DataContext:
+    """Ray Data's settings for a job, which the graph must be made under."""
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    # a recording of 24 h may take longer than any time-out; stalls are reported by the job
+    context.execution_no_progress_timeout_s = -1
+    context.execution_options.preserve_order = False
+    return context
+
+
+def job_graph(
+    plan: PackPlan,
+    output: Folder,
+    decode: Decode,
+    pipeline,
+    resolve: Resolve,
+    write: Write,
+    placement: Placement,
+) -> Dataset:
+    """The receipts of all packs of a plan, as a dataset that is not executed yet.
+
+    Parameters
+    ----------
+    pipeline : LocalPipeline or PipelineConfig
+        See `LocalInferenceStage`.
+    """
+    on_gpu = placement.device == "cuda"
+    incidents = ray.remote(Incidents).options(num_cpus=0).remote()
+    actors = ActorPoolStrategy(
+        min_size=placement.num_actors,
+        max_size=placement.max_actors,
+        # the next pack is fetched while the networks run
+        max_concurrent_calls_per_actor=2 if on_gpu else 1,
+    )
+    with DataContext.current(job_context()):
+        decoded = _decoded(plan, output, decode, num_cpus=1.0 if on_gpu else 0.5)
+        inferred = decoded.map_batches(
+            LocalInferenceStage,
+            fn_constructor_args=(pipeline, placement.device, placement.num_threads, incidents),
+            compute=actors,
+            num_cpus=placement.num_threads,
+            num_gpus=1 if on_gpu else 0,
+            **_PACK,
+        )
+        resolved = inferred.map_batches(resolve, num_cpus=0.5, **_PACK)
+        return resolved.map_batches(
+            write,
+            batch_size=packs_per_write(plan.num_packs),
+            batch_format="pyarrow",
+            num_cpus=0.25,
+        )
+
+
+def packs_per_write(num_packs: int) -> int:
+    """Packs that become one file: one, until a run would leave more than `MAX_FILES`."""
+    return max(1, -(-num_packs // (MAX_FILES // 2)))
+
+
+def _decoded(plan: PackPlan, output: Folder, decode: Decode, num_cpus: float) -> Dataset:
+    branches = []
+    if plan.num_packs > plan.num_long:
+        packs = _packs(output, f"{plan.folder}/short")
+        branches.append(packs.map_batches(decode, num_cpus=num_cpus, **_PACK))
+    if plan.num_long:
+        # Rationed by their own number of tasks, and begun with the short ones: a long pack that
+        # came last would keep one actor busy when all others have nothing left.
+        largest = int(2 * SAMPLE_RATE * min(plan.longest_seconds, decode.max_duration))
+        tasks = TaskPoolStrategy(size=max(1, LONG_BYTES_IN_FLIGHT // largest))
+        packs = _packs(output, f"{plan.folder}/long")
+        branches.append(packs.map_batches(decode, compute=tasks, num_cpus=num_cpus, **_PACK))
+    return branches[0].union(*branches[1:]) if len(branches) > 1 else branches[0]
+
+
+def _packs(output: Folder, folder: str) -> Dataset:
+    # Rows of the manifest are so small that Ray Data would make one block, hence one task, of all
+    # of them: every pack must become a block of its own.
+    packs = ray.data.read_parquet(output.path(folder), filesystem=output.fs, num_cpus=0.25)
+    return packs.repartition(target_num_rows_per_block=1)
+
+
+def receipts_of(graph: Dataset) -> Iterator[dict]:
+    """Execute a job's graph, giving its receipts as they come.
+
+    Raises
+    ------
+    JobFailed
+        If an exception left a stage, or Ray gave up on one.
+    """
+    batches = graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    try:
+        for batch in batches:
+            yield from batch.to_pylist()
+    except RayError as error:
+        cause = error
+        while (deeper := getattr(cause, "cause", None) or cause.__cause__) is not None:
+            cause = deeper
+        message = (
+            str(cause) if isinstance(cause, RaydiarError) else f"{type(cause).__name__}: {cause}"
+        )
+        raise JobFailed(
+            f"the job stopped: {message}\n"
+            "What is done is in the output: run the job again to go on from there."
+        ) from error

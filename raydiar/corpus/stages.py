@@ -1,0 +1,308 @@
+"""The stages of a job: decode, local inference, resolve, write. Each takes and gives Arrow tables.
+
+A row is a pack until it is written. A stage catches what is a recording's failure, or the
+moment's once its attempts are used up, and lets everything else stop the job: exceptions that
+leave a stage are never rows. Importing this module brings neither torch nor Ray, for the workers
+that only decode or resolve.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raydiar.audio import MAX_DURATION, probe
+from raydiar.clustering import PLDA, resolve
+from raydiar.clustering.resolve import Clustering
+from raydiar.corpus import dataset
+from raydiar.corpus.failures import MACHINE, blame, describe, is_device_error, retrying
+from raydiar.corpus.folder import Folder
+from raydiar.corpus.lock import check_lock
+from raydiar.corpus.wire import (
+    local_speakers_from_arrow,
+    local_speakers_to_arrow,
+    pcm_from_arrow,
+    pcm_to_arrow,
+)
+from raydiar.errors import JobFailed, StorageUnavailable
+from raydiar.isolation import IsolatedDecoder
+from raydiar.local_speakers import LocalSpeakers
+
+DEVICE_FAILURES = 3  # of one pack, each in a fresh process, before the job stops
+
+RECEIPT = pa.schema(
+    [
+        ("ok", pa.int64()),
+        ("errors", pa.list_(pa.string())),  # type of each error row
+        ("audio_seconds", pa.float64()),
+        ("decode_seconds", pa.float64()),
+        ("inference_seconds", pa.float64()),
+        ("resolve_seconds", pa.float64()),
+    ]
+)
+
+
+@cache
+def _decoder() -> IsolatedDecoder:
+    """The decoding child of this process, which serves task after task."""
+    return IsolatedDecoder()
+
+
+@dataclass(frozen=True)
+class Decode:
+    """Decode the recordings of a pack, in a child process.
+
+    Parameters
+    ----------
+    max_duration : float, s
+    attempts : int
+        For failures of the moment.
+    """
+
+    max_duration: float = MAX_DURATION
+    attempts: int = 5
+
+    def __call__(self, pack: pa.Table) -> pa.Table:
+        begun = time.perf_counter()
+        [recordings] = pack.column("recordings").to_pylist()
+        decoded: list[np.ndarray] = []
+        num_samples, errors = [], []
+        for recording in recordings:
+            samples, error = None, None
+            try:
+                samples = retrying(lambda r=recording: self._decode(r), self.attempts)
+            except Exception as raised:
+                if blame(raised) == MACHINE:
+                    raise
+                error = describe(raised)
+            else:
+                decoded.append(samples)
+            num_samples.append(0 if samples is None else len(samples))
+            errors.append(error)
+        columns = {
+            "pcm": pcm_to_arrow(decoded),
+            "num_samples": pa.array([num_samples], pa.list_(pa.int64())),
+            "errors": pa.array([errors], pa.list_(dataset.ERROR)),
+        }
+        return _timed(_with(pack, columns), "decode_seconds", begun)
+
+    def _decode(self, recording: dict) -> np.ndarray:
+        channel = recording["channel"]
+        if channel == "split":
+            probe(recording["uri"])  # raises what is wrong with it
+            raise StorageUnavailable(
+                f"{recording['uri']}: its channels could not be counted when the manifest was "
+                "read. Run the job again to split it."
+            )
+        return _decoder().decode(
+            recording["uri"],
+            start=recording["start"] or 0.0,
+            duration=recording["duration"],
+            channel=None if channel is None else int(channel),
+            max_duration=self.max_duration,
+        )
+
+
+class LocalInferenceStage:
+    """Local inference on the recordings of a pack: an actor that holds the networks.
+
+    Parameters
+    ----------
+    pipeline : LocalPipeline or PipelineConfig
+        The latter, naming weights that every node can read, where nodes have disks of their own.
+    device : str
+    num_threads : int
+        Of torch on a CPU: those that Ray counts for this actor.
+    incidents : handle of an `Incidents` actor
+    """
+
+    def __init__(self, pipeline, device: str, num_threads: int, incidents):
+        import torch
+
+        from raydiar.pipelines.config import PipelineConfig
+        from raydiar.pipelines.speaker_diarization import local_inference
+
+        if device == "cpu":
+            torch.set_num_threads(num_threads)
+        if isinstance(pipeline, PipelineConfig):
+            pipeline = pipeline.localize()
+        self._inference = local_inference(pipeline, device)
+        self._incidents = incidents
+
+    def __call__(self, pack: pa.Table) -> pa.Table:
+        begun = time.perf_counter()
+        [num_samples] = pack.column("num_samples").to_pylist()
+        [errors] = pack.column("errors").to_pylist()
+        decoded = [number for number, error in enumerate(errors) if error is None]
+        pcm = pcm_from_arrow(
+            pack.column("pcm").chunk(0)[0], [num_samples[number] for number in decoded]
+        )
+        found: list[LocalSpeakers | None] = [None] * len(errors)
+        try:
+            results: Iterable = self._run(pcm)
+        except Exception as raised:
+            self._stop_if_machine(raised, pack)
+            results = (self._run_alone(samples, pack) for samples in pcm)
+        for number, result in zip(decoded, results, strict=True):
+            if isinstance(result, LocalSpeakers):
+                found[number] = result
+            else:
+                errors[number] = describe(result)
+        local = local_speakers_to_arrow(found)
+        columns = {
+            "local_speakers": pa.ListArray.from_arrays([0, len(local)], local),
+            "errors": pa.array([errors], pa.list_(dataset.ERROR)),
+        }
+        kept = pack.drop_columns(["pcm", "num_samples", "errors"])
+        return _timed(_with(kept, columns), "inference_seconds", begun)
+
+    def _run(self, pcm: list[np.ndarray]) -> list[LocalSpeakers]:
+        return list(self._inference(pcm))
+
+    def _run_alone(self, samples: np.ndarray, pack: pa.Table) -> LocalSpeakers | Exception:
+        """One recording of a pack that failed as a whole, so that it fails for itself only."""
+        try:
+            return self._run([samples])[0]
+        except Exception as raised:
+            self._stop_if_machine(raised, pack)
+            return raised
+
+    def _stop_if_machine(self, error: Exception, pack: pa.Table) -> None:
+        if is_device_error(error):
+            self._leave(error, pack.column("pack")[0].as_py())
+        if blame(error) == MACHINE:
+            raise error
+
+    def _leave(self, error: Exception, pack: int) -> None:
+        """End this process, whose CUDA context is lost: Ray starts another and repeats the pack."""
+        import ray
+
+        node = ray.util.get_node_ip_address()
+        count = ray.get(self._incidents.report.remote(pack))
+        if count >= DEVICE_FAILURES:
+            raise JobFailed(
+                f"the device of node {node} failed {count} times on one pack, last with: {error}. "
+                "Take the node out, or choose smaller batches if it ran out of memory, and run "
+                "the job again: it goes on where it stopped."
+            ) from error
+        os._exit(1)
+
+
+class Incidents:
+    """Counts device failures for the whole job, since the processes that met them are gone."""
+
+    def __init__(self):
+        self._counts: dict[int, int] = {}
+
+    def report(self, pack: int) -> int:
+        self._counts[pack] = self._counts.get(pack, 0) + 1
+        return self._counts[pack]
+
+
+@dataclass(frozen=True)
+class Resolve:
+    """Cluster the local speakers of each recording of a pack into rows of the dataset.
+
+    Parameters
+    ----------
+    clustering : Clustering
+    plda : PLDA or None
+    min_duration_off : float, s
+    pipeline : dict
+        The `pipeline` column.
+    schema : pyarrow.Schema
+        Of the dataset.
+    """
+
+    clustering: Clustering
+    plda: PLDA | None = field(repr=False)
+    min_duration_off: float
+    pipeline: dict
+    schema: pa.Schema = field(repr=False)
+
+    def __call__(self, pack: pa.Table) -> pa.Table:
+        begun = time.perf_counter()
+        [recordings] = pack.column("recordings").to_pylist()
+        [errors] = pack.column("errors").to_pylist()
+        local_speakers = pack.column("local_speakers").chunk(0)[0].values
+        rows = [
+            self._row(recording, error, local)
+            for recording, error, local in zip(recordings, errors, local_speakers, strict=True)
+        ]
+        rows = pa.array([rows], pa.list_(pa.struct(list(self.schema))))
+        resolved = pack.select(["decode_seconds", "inference_seconds"])
+        return _timed(resolved.append_column("rows", rows), "resolve_seconds", begun)
+
+    def _row(self, recording: dict, error: dict | None, local: pa.StructScalar) -> dict:
+        if error is not None:
+            return dataset.error_row(recording, error, self.pipeline)
+        try:
+            diarization = resolve(
+                local_speakers_from_arrow(local),
+                self.clustering,
+                plda=self.plda,
+                num_speakers=recording["num_speakers"],
+                min_speakers=recording["min_speakers"],
+                max_speakers=recording["max_speakers"],
+                min_duration_off=self.min_duration_off,
+                uri=recording["recording_id"],
+            )
+        except Exception as raised:
+            if blame(raised) == MACHINE:
+                raise
+            return dataset.error_row(recording, describe(raised), self.pipeline)
+        return dataset.ok_row(recording, diarization, self.pipeline)
+
+
+@dataclass(frozen=True)
+class Write:
+    """Publish the rows of some packs as files of the dataset, and give a receipt.
+
+    A map rather than a Ray Data sink, because its receipts reach the driver while the job runs:
+    they are the progress, and what the limit on failures counts.
+    """
+
+    output: Folder
+    run: str
+    schema: pa.Schema = field(repr=False)
+
+    def __call__(self, packs: pa.Table) -> pa.Table:
+        rows = packs.column("rows").combine_chunks().flatten()
+        table = pa.Table.from_batches([pa.RecordBatch.from_struct_array(rows)]).cast(self.schema)
+        retrying(lambda: check_lock(self.output, self.run))
+        by_status = {
+            status: table.filter(pc.equal(table.column("status"), status))
+            for status in ("ok", "error")
+        }
+        for status, published in by_status.items():
+            if len(published):
+                retrying(lambda s=status, p=published: self._publish(s, p))
+        kinds = pc.struct_field(by_status["error"].column("error"), "type").to_pylist()
+        receipt = {
+            "ok": len(by_status["ok"]),
+            "errors": kinds,
+            "audio_seconds": pc.sum(table.column("duration")).as_py() or 0.0,
+        }
+        for name in ("decode_seconds", "inference_seconds", "resolve_seconds"):
+            receipt[name] = pc.sum(packs.column(name)).as_py()
+        return pa.Table.from_pylist([receipt], RECEIPT)
+
+    def _publish(self, status: str, rows: pa.Table) -> None:
+        dataset.publish_rows(self.output, self.run, status, rows)
+
+
+def _with(table: pa.Table, columns: dict[str, pa.Array]) -> pa.Table:
+    for name, values in columns.items():
+        table = table.append_column(name, values)
+    return table
+
+
+def _timed(table: pa.Table, name: str, begun: float) -> pa.Table:
+    return table.append_column(name, pa.array([time.perf_counter() - begun]))
