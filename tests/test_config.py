@@ -123,7 +123,7 @@ def test_fingerprint_follows_the_numbers():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("pipeline: [", "not YAML"),
+        ("pipeline: [", "not readable YAML"),
         ("a: b", "no `pipeline` section"),
         (LEGACY.replace("3.1.0", "5.0"), "up to 4.x"),
         (LEGACY.replace("SpeakerDiarization", "SDK"), "one's own machine"),
@@ -150,10 +150,15 @@ def test_what_is_not_there(tmp_path):
         Pipeline.from_pretrained("pyannote/speaker-diarization-3.1@main")
 
 
-def test_parameters_can_be_set(pipeline):
+def test_parameters_can_be_set(pipeline, tmp_path):
     before = pipeline.parameters
     tuned = Pipeline.from_pretrained().instantiate({"clustering": {"threshold": 0.5}})
     assert tuned.parameters["clustering"]["threshold"] == 0.5
     assert pipeline.parameters == before
     with pytest.raises(ConfigError, match="unknown group"):
         tuned.instantiate({"clusterin": {}})
+    path = tmp_path / "tuned.yaml"
+    path.write_text("params: {clustering: {threshold: 0.4}, segmentation: {min_duration_off: 0.5}}")
+    tuned = Pipeline.from_pretrained(hparams_file=path)
+    assert tuned.parameters["clustering"]["threshold"] == 0.4
+    assert tuned.parameters["min_duration_off"] == 0.5

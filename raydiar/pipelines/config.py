@@ -340,11 +340,28 @@ def parse_config(
     path: Path, *, base: str, parent: str | None = None, revision: str | None = None
 ) -> PipelineConfig:
     """Parse a `config.yaml`; `$model/…` in it means `base`, below the folder `parent`."""
+    return _parse(_read_yaml(path), base, parent, revision, where=str(path))
+
+
+def read_parameters(path: str | Path) -> dict[str, Any]:
+    """Hyper-parameters from a YAML file whose `params` section, or whole, holds them.
+
+    Raises
+    ------
+    ConfigError
+    """
+    document = _read_yaml(Path(path))
+    params = document.get("params", document) if isinstance(document, Mapping) else None
+    if not isinstance(params, Mapping):
+        raise ConfigError(f"{path}: no hyper-parameters in it")
+    return dict(params)
+
+
+def _read_yaml(path: Path):
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from None
-    return _parse(document, base, parent, revision, where=str(path))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not readable YAML: {error}") from None
 
 
 def _parse(document, base, parent, revision, where: str) -> PipelineConfig:

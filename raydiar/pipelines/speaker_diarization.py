@@ -17,7 +17,7 @@ from raydiar.errors import ConfigError, RaydiarError
 from raydiar.inference.local import LocalInference
 from raydiar.local_speakers import LocalSpeakers
 from raydiar.models import Model
-from raydiar.pipelines.config import LocalPipeline, load_config
+from raydiar.pipelines.config import LocalPipeline, load_config, read_parameters
 from raydiar.pipelines.files import AudioFile
 
 
@@ -218,8 +218,10 @@ class Pipeline:
         checkpoint: str | Path | Mapping | None = None,
         *,
         revision: str | None = None,
+        hparams_file: str | Path | None = None,
         subfolder: str | None = None,
         token: str | None = None,
+        use_auth_token: str | None = None,
         cache_dir: str | Path | None = None,
     ) -> SpeakerDiarization:
         """Load a pipeline and its weights.
@@ -229,14 +231,21 @@ class Pipeline:
         checkpoint : str, Path or mapping, optional
             Nothing for the embedded default, which needs neither account nor token; else what
             `raydiar.pipelines.config.load_config` takes.
+        hparams_file : str or Path, optional
+            YAML file of hyper-parameters, which win over those of the configuration.
+        revision, subfolder, token, cache_dir
+            As in `raydiar.hub.fetch`; `use_auth_token` is the former name of `token`.
 
         Raises
         ------
         ConfigError, WeightsNotFound, CheckpointError
         """
+        token = token or use_auth_token
         config = load_config(
             checkpoint, revision=revision, subfolder=subfolder, token=token, cache_dir=cache_dir
         )
+        if hparams_file is not None:
+            config = config.with_parameters(read_parameters(hparams_file))
         return SpeakerDiarization(config.localize(token=token, cache_dir=cache_dir))
 
 
