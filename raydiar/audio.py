@@ -36,8 +36,8 @@ def decode(
     Any container and codec that FFmpeg reads will do, video included. Times are those that a
     player shows: sound that starts after the picture and stretches that were never sent are
     silence. An excerpt costs its own length only and equals the same samples of a full decode: bit
-    for bit in wav, flac, mp3 and ogg; to rounding in AAC, whose noise is random; and displaced by
-    up to 1 ms in webm, which counts time in milliseconds.
+    for bit in wav, flac and mp3; to rounding in codecs that remember (Opus) or make up noise (AAC);
+    and displaced by up to 1 ms in webm and mkv, which count time in milliseconds.
 
     mp3 and m4a start on time because their headers state the encoder's delay; where there is no
     such statement (mp3 without a Xing header, AAC in ADTS, AMR, wma) it stays: 5 to 50 ms.
