@@ -82,7 +82,8 @@ def resolve(
     _check(local, clustering, plda, bounds, min_duration_off, exact_limit)
     count = count_speakers(local)
     if not count.any():
-        return Diarization(uri=uri, duration=local.duration)
+        unmet = (f"no speech found, {bounds} speakers asked for",) if bounds.minimum > 1 else ()
+        return Diarization(uri=uri, duration=local.duration, warnings=unmet)
     if bounds.maximum is not None:
         count = np.minimum(count, bounds.maximum)
 
@@ -207,7 +208,7 @@ def _warnings(
 ) -> tuple[str, ...]:
     if bounds.minimum <= num_speakers <= (bounds.maximum or num_speakers):
         return ()
-    message = f"{num_speakers} speakers found, {bounds} asked for"
+    message = f"found {num_speakers} speakers, {bounds} asked for"
     if num_kept < bounds.minimum:
         message += f": only {num_kept} local speakers spoke long enough alone to be told apart"
     return (message, *clusters.warnings)
