@@ -40,13 +40,13 @@ def group_means(rows, groups: np.ndarray, num_groups: int, transform=None) -> np
     -------
     means : (num_groups, dimension) float64
     """
-    total = 0.0
+    transform = transform or np.asarray
+    total = np.zeros((num_groups, transform(rows[:0]).shape[1]))
     for piece in pieces(len(rows)):
-        values = rows[piece] if transform is None else transform(rows[piece])
-        count = len(values)
-        shape = (num_groups, count)
-        membership = csr_array((np.ones(count), (groups[piece], np.arange(count))), shape=shape)
-        total = total + membership @ values.astype(np.float64, copy=False)
+        values = transform(rows[piece]).astype(np.float64, copy=False)
+        shape = (num_groups, len(values))
+        entries = (np.ones(len(values)), (groups[piece], np.arange(len(values))))
+        total += csr_array(entries, shape=shape) @ values
     sizes = np.bincount(groups, minlength=num_groups)
     with np.errstate(invalid="ignore"):
         return total / sizes[:, None]
