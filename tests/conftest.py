@@ -1,5 +1,6 @@
 """Where tests find real data; those that need reference outputs say when they are absent."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,14 @@ def pipeline():
     from raydiar import Pipeline
 
     return Pipeline.from_pretrained()
+
+
+@pytest.fixture(scope="session")
+def local_ray():
+    """One Ray for all tests, of the size that a job starts on two cores; gives its address."""
+    import ray
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init("local", num_cpus=3, include_dashboard=False, log_to_driver=False)
+    yield ray.get_runtime_context().gcs_address
+    ray.shutdown()

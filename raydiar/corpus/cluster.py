@@ -54,8 +54,8 @@ class Placement:
 @contextmanager
 def connected() -> Iterator[None]:
     """Use the Ray that is there (in a job, or named by RAY_ADDRESS), or start one for the block."""
-    for chatty in ("ray.data", "ray._private.authentication"):
-        logging.getLogger(chatty).setLevel(logging.ERROR)
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is told by JobFailed
     if ray.is_initialized():
         yield
         return

@@ -32,6 +32,9 @@ def job_context() -> DataContext:
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    # the newer reader starts an actor for every CPU to read the footers of files we just wrote
+    context.use_datasource_v2 = False
+    context.raise_original_map_exception = True  # so that its message reaches the user
     # a recording of 24 h may take longer than any time-out; stalls are reported by the job
     context.execution_no_progress_timeout_s = -1
     context.execution_options.preserve_order = False
@@ -57,7 +60,7 @@ def job_graph(
     on_gpu = placement.device == "cuda"
     incidents = ray.remote(Incidents).options(num_cpus=0).remote()
     actors = ActorPoolStrategy(
-        min_size=placement.num_actors,
+        min_size=min(placement.num_actors, plan.num_packs),
         max_size=placement.max_actors,
         # the next pack is fetched while the networks run
         max_concurrent_calls_per_actor=2 if on_gpu else 1,

@@ -12,7 +12,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -99,6 +99,8 @@ def diarize_corpus(
                 _finish(folder, summary.run, before, plan.num_recordings)
         finally:
             folder.delete(pack_folder(summary.run))
+        for leftover in (PACKS, TEMPORARY):  # of killed runs
+            folder.delete(leftover)
     return summary
 
 
@@ -160,9 +162,10 @@ def _process(
             Write(job.output, job.run, job.schema),
             placement,
         )
-        for receipt in receipts_of(graph):
-            summary.add(receipt)
-            limit.add(receipt)
+        with closing(receipts_of(graph)) as receipts:
+            for receipt in receipts:
+                summary.add(receipt)
+                limit.add(receipt)
 
 
 def _new_run() -> str:
@@ -242,12 +245,10 @@ def _agreed_schema(folder: Folder, carried: pa.Schema, weights: LocalPipeline) -
 
 
 def _finish(folder: Folder, run: str, before: dataset.Inventory, num_recordings: int) -> None:
-    """Leave exactly one row a recording and nothing else."""
+    """Leave exactly one row a recording, to any reader."""
     after = dataset.Inventory.read(folder, known=before)
     missing = len(before.done) + num_recordings - len(after.done)
     if missing:
         raise JobFailed(f"{missing} recordings were left without a row; run the job again")
     check_lock(folder, run)
     dataset.remove_overruled(folder, run, after)
-    for leftover in (PACKS, TEMPORARY):
-        folder.delete(leftover)

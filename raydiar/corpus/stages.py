@@ -142,7 +142,7 @@ class LocalInferenceStage:
         [errors] = pack.column("errors").to_pylist()
         decoded = [number for number, error in enumerate(errors) if error is None]
         pcm = pcm_from_arrow(
-            pack.column("pcm").chunk(0)[0], [num_samples[number] for number in decoded]
+            pack.column("pcm").chunk(0), [num_samples[number] for number in decoded]
         )
         found: list[LocalSpeakers | None] = [None] * len(errors)
         try:
@@ -231,7 +231,7 @@ class Resolve:
         begun = time.perf_counter()
         [recordings] = pack.column("recordings").to_pylist()
         [errors] = pack.column("errors").to_pylist()
-        local_speakers = pack.column("local_speakers").chunk(0)[0].values
+        local_speakers = local_speakers_from_arrow(pack.column("local_speakers").chunk(0).flatten())
         rows = [
             self._row(recording, error, local)
             for recording, error, local in zip(recordings, errors, local_speakers, strict=True)
@@ -240,12 +240,12 @@ class Resolve:
         resolved = pack.select(["decode_seconds", "inference_seconds"])
         return _timed(resolved.append_column("rows", rows), "resolve_seconds", begun)
 
-    def _row(self, recording: dict, error: dict | None, local: pa.StructScalar) -> dict:
+    def _row(self, recording: dict, error: dict | None, local: LocalSpeakers | None) -> dict:
         if error is not None:
             return dataset.error_row(recording, error, self.pipeline)
         try:
             diarization = resolve(
-                local_speakers_from_arrow(local),
+                local,
                 self.clustering,
                 plda=self.plda,
                 num_speakers=recording["num_speakers"],

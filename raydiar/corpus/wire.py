@@ -49,10 +49,19 @@ def pcm_to_arrow(recordings: Sequence[np.ndarray]) -> pa.Array:
     return pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, buffers)
 
 
-def pcm_from_arrow(value: pa.LargeBinaryScalar, num_samples: Sequence[int]) -> list[np.ndarray]:
-    """Samples of each recording, as read-only views: list of (num_samples,) int16."""
-    samples = np.frombuffer(value.as_buffer(), np.int16)
+def pcm_from_arrow(pcm: pa.Array, num_samples: Sequence[int]) -> list[np.ndarray]:
+    """Samples of each recording, views of one `large_binary`: list of (num_samples,) int16."""
+    samples = _view(pcm, 0, np.int16)
     return np.split(samples, np.cumsum(num_samples)[:-1]) if len(num_samples) else []
+
+
+def _view(values: pa.LargeBinaryArray, index: int, dtype) -> np.ndarray:
+    """One value as an array on the memory of `values`; indexing those would copy it."""
+    _, offsets, data = values.buffers()
+    start, stop = np.frombuffer(offsets, np.int64)[values.offset + index :][:2]
+    if start == stop:
+        return np.empty(0, dtype)
+    return np.frombuffer(data.slice(start, stop - start), dtype)
 
 
 def local_speakers_to_arrow(recordings: Sequence[LocalSpeakers | None]) -> pa.Array:
@@ -78,24 +87,31 @@ def local_speakers_to_arrow(recordings: Sequence[LocalSpeakers | None]) -> pa.Ar
     return pa.array(rows, LOCAL_SPEAKERS)
 
 
-def local_speakers_from_arrow(value: pa.StructScalar) -> LocalSpeakers | None:
-    """The LocalSpeakers of a `LOCAL_SPEAKERS` value, as views of its memory."""
-    if not value.is_valid:
-        return None
-    grid = WindowGrid(**value["grid"].as_py())
-    num_speakers, dimension = value["num_speakers"].as_py(), value["dimension"].as_py()
+def local_speakers_from_arrow(recordings: pa.StructArray) -> list[LocalSpeakers | None]:
+    """Inverse of `local_speakers_to_arrow`; arrays are views of its memory."""
+    return [
+        _local_speakers(recordings, index) if valid else None
+        for index, valid in enumerate(recordings.is_valid().to_pylist())
+    ]
+
+
+def _local_speakers(recordings: pa.StructArray, index: int) -> LocalSpeakers:
+    scalars = {
+        name: recordings.field(name)[index].as_py()
+        for name in ("num_samples", "num_speakers", "first_window", "dimension", "grid")
+    }
+    grid, num_speakers = WindowGrid(**scalars.pop("grid")), scalars["num_speakers"]
+    dimension = scalars.pop("dimension")
+    num_bytes = -(-grid.num_frames * num_speakers // 8)
 
     def array(name: str, dtype, *shape: int) -> np.ndarray:
-        return np.frombuffer(value[name].as_buffer(), dtype).reshape(shape)
+        return _view(recordings.field(name), index, dtype).reshape(-1, *shape)
 
-    num_bytes = -(-grid.num_frames * num_speakers // 8)
     return LocalSpeakers(
-        num_samples=value["num_samples"].as_py(),
-        activity=array("activity", np.uint8, -1, num_bytes),
-        posteriors=array("posteriors", np.uint8, -1, grid.num_frames, num_speakers),
-        embeddings=array("embeddings", np.float32, -1, dimension),
-        owners=array("owners", np.int32, -1, 2),
-        num_speakers=num_speakers,
-        first_window=value["first_window"].as_py(),
+        activity=array("activity", np.uint8, num_bytes),
+        posteriors=array("posteriors", np.uint8, grid.num_frames, num_speakers),
+        embeddings=array("embeddings", np.float32, dimension),
+        owners=array("owners", np.int32, 2),
         grid=grid,
+        **scalars,
     )

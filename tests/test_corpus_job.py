@@ -1,0 +1,257 @@
+"""The corpus job on a real Ray: whole, killed and gone on with, refused, and stopped early."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from raydiar.cli import app
+from raydiar.corpus import dataset, packs
+from raydiar.corpus.cluster import Placement
+from raydiar.corpus.folder import Folder
+from raydiar.corpus.graph import job_graph
+from raydiar.corpus.manifest import read_manifest
+from raydiar.corpus.run import diarize_corpus
+from raydiar.corpus.stages import Decode, Resolve, Write
+from raydiar.errors import ConfigError, JobFailed, ManifestError, OutputError, WeightsNotFound
+from raydiar.pipelines.config import DEFAULT
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = str(ROOT / "jobs" / "diarize_corpus.py")
+
+
+def write_manifest(path, rows) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def excerpts(sample_wav, number: int, seconds: float = 5.0) -> list[dict]:
+    step = (30 - seconds) / number
+    return [
+        {"uri": str(sample_wav), "start": round(step * n, 2), "duration": seconds, "take": n}
+        for n in range(number)
+    ]
+
+
+def seen(output) -> dict[str, str]:
+    """Status of every row that any Parquet reader sees; fails on two rows of one recording."""
+    if not files(output):
+        return {}
+    rows = pq.read_table(output, columns=["recording_id", "status"]).to_pylist()
+    by_id = {row["recording_id"]: row["status"] for row in rows}
+    assert len(by_id) == len(rows)
+    return by_id
+
+
+def files(output) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(output).glob("*.parquet")}
+
+
+@contextmanager
+def forbidding_server():
+    """A storage over HTTP that knows nobody; gives its URI."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(403)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture
+def small_packs(monkeypatch):
+    """A pack for every recording of 5 s, so that a job of seconds has a middle."""
+    monkeypatch.setattr(packs, "PACK_SECONDS", 6.0)
+
+
+def test_a_job_leaves_one_row_per_recording_and_a_second_run_nothing_to_do(
+    local_ray, sample_wav, tmp_path, capsys
+):
+    (tmp_path / "text.mp3").write_text("this was a recording once " * 100)
+    rows = [*excerpts(sample_wav, 3), {"uri": "text.mp3"}, {"uri": "absent.wav", "take": 9}]
+    manifest = write_manifest(tmp_path / "m.jsonl", rows)
+    output = str(tmp_path / "output")
+
+    summary = diarize_corpus(manifest, output)
+    assert (summary.num_ok, summary.num_recordings) == (3, 5)
+    assert summary.errors == {"AudioDecodeError": 1, "AudioNotFound": 1}
+    assert "device: cpu (no GPU in the cluster)" in capsys.readouterr().out
+    assert sorted(seen(output).values()) == ["error", "error", "ok", "ok", "ok"]
+    table = dataset.open(output).to_table().to_pylist()
+    assert sorted(row["take"] or 0 for row in table) == [0, 0, 1, 2, 9]  # carried
+    by_take = {row["take"]: row for row in table if row["status"] == "ok"}
+    assert by_take[1]["start"] == rows[1]["start"]
+    assert by_take[1]["turns"][0]["start"] >= rows[1]["start"]
+    record = json.loads((tmp_path / "output/_raydiar/run.json").read_text())
+    assert (record["state"], record["num_ok"]) == ("done", 3)
+    assert record["pipeline"]["fingerprint"] == table[0]["pipeline"]["fingerprint"]
+    left = {path.name for path in (tmp_path / "output" / "_raydiar").iterdir()}
+    assert left == {"run.json", "schema.parquet"}
+
+    before = files(output)
+    begun = time.monotonic()
+    again = diarize_corpus(manifest, output)
+    assert time.monotonic() - begun < 5
+    assert (again.num_processed, again.num_done_before) == (0, 5)
+    assert files(output) == before
+
+    # more recordings on the same output, from the command line
+    write_manifest(tmp_path / "m.jsonl", [*rows, {"uri": "another-absent.wav"}])
+    command = ["corpus", "diarize", "--manifest", manifest, "--output", output, "--device", "cpu"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert "1 recordings processed: 0 ok, 1 errors; 5 of 6 were done before" in result.output
+    assert len(seen(output)) == 6
+    assert files(output).items() >= before.items()
+
+
+@pytest.mark.parametrize(
+    "placement", [Placement("cpu", 1, 1, 1, ""), Placement("cuda", 2, 8, 1, "")]
+)
+@pytest.mark.parametrize("hours", [[0.01, 0.02], [0.01, 3.0]])
+def test_decoding_stays_apart_from_inference(local_ray, tmp_path, capsys, placement, hours):
+    folder = Folder(str(tmp_path))
+    rows = [{"uri": f"{duration}.wav", "duration": 3600 * duration} for duration in hours]
+    manifest = read_manifest(write_manifest(tmp_path / "m.jsonl", rows))
+    plan = packs.write_packs(manifest, dataset.Inventory.read(folder).done, folder, "run1")
+    schema = dataset.dataset_schema(192)
+    resolve = Resolve(DEFAULT.clustering, None, 0.0, {}, schema)
+    write = Write(folder, "run1", schema)
+
+    job_graph(plan, folder, Decode(), DEFAULT, resolve, write, placement).explain()
+    _, _, operators = capsys.readouterr().out.partition("Physical Plan (Optimized)")
+    apart = [
+        "TaskPoolMapOperator[MapBatches(Write)]",
+        "TaskPoolMapOperator[MapBatches(Resolve)]",
+        "ActorPoolMapOperator[MapBatches(LocalInferenceStage)]",
+        "TaskPoolMapOperator[MapBatches(Decode)]",
+    ]
+    for operator in apart:
+        assert operator in operators
+    long_apart = operators.count("TaskPoolMapOperator[MapBatches(Decode)]") - 1
+    assert long_apart == plan.num_long == (max(hours) > 2)
+
+
+def test_a_killed_job_goes_on_where_it_stopped(local_ray, sample_wav, tmp_path, small_packs):
+    rows = [*excerpts(sample_wav, 9), {"uri": "absent.wav"}]
+    manifest = write_manifest(tmp_path / "m.jsonl", rows)
+    output = tmp_path / "output"
+    script = f"""
+from raydiar.corpus import packs
+packs.PACK_SECONDS = 6.0
+from raydiar.corpus.manifest import read_manifest
+from raydiar.corpus.run import diarize_corpus
+diarize_corpus({manifest!r}, {str(output)!r}, num_actors=1)
+"""
+    with (tmp_path / "log").open("w") as log:
+        driver = subprocess.Popen(
+            [sys.executable, "-c", script],
+            env=os.environ | {"RAY_ADDRESS": local_ray},
+            stdout=log,
+            stderr=log,
+        )
+        deadline = time.monotonic() + 120
+        while len(list(output.glob("*.parquet"))) < 3 and driver.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+    assert driver.returncode == -signal.SIGKILL, (tmp_path / "log").read_text()
+    begun = seen(output)
+    assert 3 <= len(begun) < 10
+    before = files(output)
+
+    summary = diarize_corpus(manifest, str(output))
+    # tasks of the killed driver may still have published while this one was starting
+    assert summary.num_done_before >= len(begun)
+    assert summary.num_processed == 10 - summary.num_done_before
+    assert sorted(seen(output).values()) == ["error"] + ["ok"] * 9
+    assert files(output).items() >= before.items()
+    left = {path.name for path in (output / "_raydiar").iterdir()}
+    assert left == {"run.json", "schema.parquet"}
+
+
+def test_too_many_failures_stop_the_job(local_ray, sample_wav, tmp_path, small_packs):
+    rows = [{"uri": f"absent-{n}.wav", "duration": 5} for n in range(12)]
+    manifest = write_manifest(tmp_path / "m.jsonl", rows)
+    output = str(tmp_path / "output")
+    with pytest.raises(JobFailed, match=r"recordings failed .* x AudioNotFound"):
+        diarize_corpus(manifest, output, max_failures=2)
+    record = json.loads((tmp_path / "output/_raydiar/run.json").read_text())
+    assert record["state"] == "stopped"
+    assert 2 < len(seen(output)) < 12
+    assert not (tmp_path / "output/_raydiar/lock").exists()
+
+    summary = diarize_corpus(manifest, output)
+    assert len(seen(output)) == summary.num_recordings == 12
+
+
+def test_a_failure_of_the_machine_stops_the_job_and_is_no_row(
+    local_ray, sample_wav, tmp_path, small_packs
+):
+    with forbidding_server() as uri:
+        rows = [*excerpts(sample_wav, 2), {"uri": f"{uri}/forbidden.wav"}]
+        manifest = write_manifest(tmp_path / "m.jsonl", rows)
+        with pytest.raises(JobFailed, match=r"storage refused access(.|\n)*run the job again"):
+            diarize_corpus(manifest, str(tmp_path / "output"))
+    assert "error" not in seen(tmp_path / "output").values()
+
+
+def test_what_cannot_work_is_refused_before_any_work(sample_wav, tmp_path):
+    import ray
+
+    started = ray.is_initialized()
+    output = str(tmp_path / "output")
+    twice = write_manifest(tmp_path / "twice.jsonl", [{"uri": "a.wav"}] * 2)
+    with pytest.raises(ManifestError, match="more than once"):
+        diarize_corpus(twice, output)
+    good = write_manifest(tmp_path / "good.jsonl", [{"uri": "a.wav"}])
+    with pytest.raises(WeightsNotFound):
+        diarize_corpus(good, output, str(tmp_path / "no-such-pipeline"))
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(OutputError, match="cannot be used as output"):
+        diarize_corpus(good, str(tmp_path / "file"))
+    assert ray.is_initialized() == started
+    assert not files(output)
+    assert not list((tmp_path / "output" / "_raydiar").glob("packs/*"))
+
+
+def test_an_output_takes_only_its_own_pipeline_and_columns(local_ray, tmp_path):
+    output = str(tmp_path / "output")
+    manifest = write_manifest(tmp_path / "m.jsonl", [{"uri": "a.wav", "take": 1}])
+    diarize_corpus(manifest, output)
+    before = files(output)
+    other = DEFAULT.with_parameters({"clustering": {"threshold": 0.6}})
+    with pytest.raises(OutputError, match=r"made by another pipeline .* different: parameters"):
+        diarize_corpus(manifest, output, other)
+    for row, complaint in (
+        ({"uri": "b.wav", "title": "x"}, "without the column 'title'"),
+        ({"uri": "b.wav", "take": "one"}, "'take' as int64, the manifest as string"),
+    ):
+        with pytest.raises(OutputError, match=complaint):
+            diarize_corpus(write_manifest(tmp_path / "m.jsonl", [row]), output)
+    assert files(output) == before
+
+
+def test_a_gpu_that_is_not_there_is_refused(local_ray, tmp_path):
+    manifest = write_manifest(tmp_path / "m.jsonl", [{"uri": "a.wav"}])
+    with pytest.raises(ConfigError, match="no node of the Ray cluster has a GPU"):
+        diarize_corpus(manifest, str(tmp_path / "output"), device="cuda")
