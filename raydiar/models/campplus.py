@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from raydiar.models.embedding import EmbeddingNetwork
 from raydiar.models.fbank import Fbank
-from raydiar.models.pooling import statistics_pooling
 from raydiar.models.resnet import BasicBlock
 
 CONTEXT_FRAMES = 100  # frames that share one local context, 2 s
@@ -146,15 +146,8 @@ class _Dense(nn.Module):
         return self.nonlinear(self.linear(x[..., None])).squeeze(-1)
 
 
-class CAMPPlus(nn.Module):
-    """Speaker embedding network of 3D-Speaker, 192 dimensions in the zh-en checkpoint.
-
-    Attributes
-    ----------
-    dimension : int
-    min_num_samples : int
-        Shortest input that gives an embedding: two frames after the stride of 2.
-    """
+class CAMPPlus(EmbeddingNetwork):
+    """Speaker embedding network of 3D-Speaker, 192 dimensions in the zh-en checkpoint."""
 
     embedding_mode = "cut"
 
@@ -184,39 +177,12 @@ class CAMPPlus(nn.Module):
 
     @property
     def min_num_samples(self) -> int:
+        # Three frames are two after the stride: the fewest that have a deviation.
         return self.fbank.frame_length + 2 * self.fbank.frame_shift
 
-    def normalize(self, features: torch.Tensor) -> torch.Tensor:
-        """Subtract the mean over the time of the input."""
-        return features - features.mean(dim=-2, keepdim=True)
-
     def frames(self, features: torch.Tensor) -> torch.Tensor:
-        """
-        Parameters
-        ----------
-        features : (batch, num_frames, num_mel_bins) float32
-            Normalised log mel energies.
-
-        Returns
-        -------
-        frames : (batch, channels, ceil(num_frames / 2)) float32
-        """
         return self.xvector[:-1](self.head(features))
 
-    def pool(self, frames: torch.Tensor, masks: torch.Tensor | None = None) -> torch.Tensor:
-        """
-        Parameters
-        ----------
-        frames : (batch, channels, num_frames) float32
-        masks : (batch, num_speakers, num_mask_frames) float32, optional
-
-        Returns
-        -------
-        embeddings : (batch, dimension) or (batch, num_speakers, dimension) float32
-        """
-        statistics = statistics_pooling(frames, masks)
-        return self.xvector.dense(statistics.flatten(0, -2)).unflatten(0, statistics.shape[:-1])
-
-    def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
-        """Embeddings of (batch, 1, num_samples) waveforms."""
-        return self.pool(self.frames(self.normalize(self.fbank(waveforms.squeeze(1)))))
+    def project(self, statistics: torch.Tensor) -> torch.Tensor:
+        rows = statistics.flatten(0, -2)  # its batch norm takes no third axis
+        return self.xvector.dense(rows).unflatten(0, statistics.shape[:-1])

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from raydiar.models.embedding import EmbeddingNetwork
 from raydiar.models.fbank import Fbank
-from raydiar.models.pooling import statistics_pooling
 
 
 def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
@@ -81,19 +81,11 @@ class _Trunk(nn.Module):
         return x.flatten(1, 2)
 
 
-class WeSpeakerResNet(nn.Module):
-    """Speaker embedding network; its trunk is shared by all masks of a window.
-
-    Attributes
-    ----------
-    dimension : int
-    min_num_samples : int
-        Shortest input that gives an embedding.
-    """
+class WeSpeakerResNet(EmbeddingNetwork):
+    """Speaker embedding network, 256 dimensions in the public checkpoints."""
 
     block: type[nn.Module] = BasicBlock
     num_blocks: tuple[int, int, int, int] = (3, 4, 6, 3)
-    embedding_mode = "masked"
 
     def __init__(
         self,
@@ -118,57 +110,34 @@ class WeSpeakerResNet(nn.Module):
     def min_num_samples(self) -> int:
         return self.fbank.frame_length
 
-    def normalize(self, features: torch.Tensor) -> torch.Tensor:
-        """Subtract the mean over the time of each window, masks notwithstanding."""
-        return features - features.mean(dim=-2, keepdim=True)
-
     def frames(self, features: torch.Tensor) -> torch.Tensor:
-        """
-        Parameters
-        ----------
-        features : (batch, num_frames, num_mel_bins) float32
-            Normalised log mel energies.
-
-        Returns
-        -------
-        frames : (batch, channels, num_pooled_frames) float32
-        """
         return self.resnet(features)
 
-    def pool(self, frames: torch.Tensor, masks: torch.Tensor | None = None) -> torch.Tensor:
-        """
-        Parameters
-        ----------
-        frames : (batch, channels, num_pooled_frames) float32
-        masks : (batch, num_speakers, num_mask_frames) float32, optional
-
-        Returns
-        -------
-        embeddings : (batch, dimension) or (batch, num_speakers, dimension) float32
-        """
-        return self.resnet.seg_1(statistics_pooling(frames, masks))
-
-    def forward(self, waveforms: torch.Tensor, masks: torch.Tensor | None = None) -> torch.Tensor:
-        """Embeddings of (batch, 1, num_samples) waveforms, one per mask where given."""
-        features = self.normalize(self.fbank(waveforms.squeeze(1)))
-        return self.pool(self.frames(features), masks)
+    def project(self, statistics: torch.Tensor) -> torch.Tensor:
+        return self.resnet.seg_1(statistics)
 
 
 class WeSpeakerResNet34(WeSpeakerResNet):
-    pass
+    """Basic blocks, 6.6 million parameters."""
 
 
 class WeSpeakerResNet152(WeSpeakerResNet):
+    """Bottleneck blocks, 19.8 million parameters."""
+
     block = Bottleneck
     num_blocks = (3, 8, 36, 3)
 
 
 class WeSpeakerResNet221(WeSpeakerResNet):
+    """Bottleneck blocks, 23.8 million parameters."""
+
     block = Bottleneck
     num_blocks = (6, 16, 48, 3)
 
 
 class WeSpeakerResNet293(WeSpeakerResNet):
+    """Bottleneck blocks, 28.6 million parameters."""
+
     block = Bottleneck
     num_blocks = (10, 20, 64, 3)
 

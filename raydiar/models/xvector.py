@@ -8,22 +8,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from raydiar.models.pooling import statistics_pooling
+from raydiar.models.embedding import EmbeddingNetwork
 from raydiar.models.sincnet import SincNet
 
 
-class XVectorSincNet(nn.Module):
-    """Speaker embedding network; its trunk is shared by all masks of a window.
+class XVectorSincNet(EmbeddingNetwork):
+    """Speaker embedding network, 512 dimensions in the public checkpoint."""
 
-    Attributes
-    ----------
-    dimension : int
-    min_num_samples : int
-        Shortest input that gives two pooled frames.
-    """
-
-    embedding_mode = "masked"
-    fbank = None  # the waveform is the feature
+    fbank = None
 
     def __init__(
         self,
@@ -57,26 +49,11 @@ class XVectorSincNet(nn.Module):
         # Kernels 5, 3 (dilated 2) and 3 (dilated 3) see 15 frames of SincNet; two give a deviation.
         return self.sincnet.frame_duration + 15 * self.sincnet.frame_step
 
-    def frames(self, waveforms: torch.Tensor) -> torch.Tensor:
-        """(batch, num_samples) to (batch, 1500, num_frames) float32"""
-        frames = self.sincnet(waveforms[:, None])
+    def frames(self, features: torch.Tensor) -> torch.Tensor:
+        frames = self.sincnet(features[:, None])
         for layer in self.tdnns:
             frames = layer(frames)
         return frames
 
-    def pool(self, frames: torch.Tensor, masks: torch.Tensor | None = None) -> torch.Tensor:
-        """
-        Parameters
-        ----------
-        frames : (batch, channels, num_frames) float32
-        masks : (batch, num_speakers, num_mask_frames) float32, optional
-
-        Returns
-        -------
-        embeddings : (batch, dimension) or (batch, num_speakers, dimension) float32
-        """
-        return self.embedding(statistics_pooling(frames, masks))
-
-    def forward(self, waveforms: torch.Tensor, masks: torch.Tensor | None = None) -> torch.Tensor:
-        """Embeddings of (batch, 1, num_samples) waveforms, one per mask where given."""
-        return self.pool(self.frames(waveforms.squeeze(1)), masks)
+    def project(self, statistics: torch.Tensor) -> torch.Tensor:
+        return self.embedding(statistics)
