@@ -78,7 +78,8 @@ def write(
             stream.codec_context.bit_rate = bit_rate
         step = rate // 25
         for index, first in enumerate(range(0, samples.shape[1], step)):
-            if picture:
+            last = first + step >= samples.shape[1]
+            if picture and (index % 25 == 0 or last):
                 image = np.full((96, 64), index % 255, np.uint8)
                 frame = av.VideoFrame.from_ndarray(image, format="yuv420p")
                 frame.pts, frame.time_base = index, Fraction(1, 25)
@@ -94,6 +95,19 @@ def write(
             container.mux(stream.encode(frame))
         for track in [picture, stream] if picture else [stream]:
             container.mux(track.encode(None))
+    return path
+
+
+def sparse_wav(path: Path, hours: float, rate: int = RATE) -> Path:
+    """A wav of silence, hours of it, that takes no room on the disk."""
+    num_bytes = round(hours * 3600) * rate * 2
+    header = b"RIFF" + (36 + num_bytes).to_bytes(4, "little") + b"WAVEfmt "
+    fields = ((16, 4), (1, 2), (1, 2), (rate, 4), (2 * rate, 4), (2, 2), (16, 2))
+    header += b"".join(value.to_bytes(size, "little") for value, size in fields)
+    header += b"data" + num_bytes.to_bytes(4, "little")
+    with open(path, "wb") as file:
+        file.write(header)
+        file.truncate(len(header) + num_bytes)
     return path
 
 

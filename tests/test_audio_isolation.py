@@ -1,0 +1,255 @@
+"""Decoding in a child process: real crashes, real stalls, and who ends whom."""
+
+import gc
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from audio_files import RATE, sparse_wav, speech_like, write
+
+from raydiar.audio import decode, probe
+from raydiar.errors import (
+    AudioDecodeError,
+    AudioNotFound,
+    ConfigError,
+    DecoderCrashed,
+    DecoderStalled,
+    EmptyAudio,
+    RecordingTooLong,
+    StorageUnavailable,
+)
+from raydiar.isolation import IsolatedDecoder
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+@pytest.fixture(scope="module")
+def talk(tmp_path_factory):
+    path = tmp_path_factory.mktemp("isolation") / "talk.mp3"
+    return write(path, speech_like(20.0), 44100, "mp3", bit_rate=128000)
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    with IsolatedDecoder() as decoder:
+        yield decoder
+
+
+@pytest.fixture
+def fifo(tmp_path):
+    """Whoever reads this file waits for ever."""
+    path = tmp_path / "stall.wav"
+    os.mkfifo(path)
+    return path
+
+
+def alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def gone_within(pid: int, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not alive(pid)
+
+
+def shared_memory() -> int:
+    with open("/proc/self/status") as status:
+        return next(1024 * int(line.split()[1]) for line in status if line.startswith("RssShmem"))
+
+
+def test_same_samples_and_info_as_in_process(decoder, talk):
+    assert np.array_equal(decoder.decode(talk), decode(talk))
+    excerpt = {"start": 3.3, "duration": 5.0, "channel": 0}
+    assert np.array_equal(decoder.decode(str(talk), **excerpt), decode(talk, **excerpt))
+    assert decoder.probe(talk) == probe(talk)
+    with open(talk, "rb") as file:
+        file.read(100)
+        assert np.array_equal(decoder.decode(file), decode(talk))
+        assert decoder.probe(file) == probe(talk)
+
+
+def test_relative_paths_are_the_callers(decoder, talk, monkeypatch):
+    decoder.probe(talk)  # the child is up, in another directory
+    monkeypatch.chdir(talk.parent)
+    assert len(decoder.decode(talk.name)) == 20 * RATE
+
+
+@pytest.mark.parametrize(
+    ("content", "how", "error"),
+    [
+        (None, {}, AudioNotFound),
+        (b"", {}, EmptyAudio),
+        (b"not audio" * 1000, {}, AudioDecodeError),
+        ("talk", {"start": 100.0}, EmptyAudio),
+        ("talk", {"channel": 5}, AudioDecodeError),
+        ("talk", {"channel": "left"}, ConfigError),
+        ("talk", {"start": -1.0}, ConfigError),
+        ("talk", {"max_duration": 10.0}, RecordingTooLong),
+    ],
+)
+def test_errors_are_those_of_decode(decoder, talk, tmp_path, content, how, error):
+    path = tmp_path / "bad.mp3"
+    if content == "talk":
+        path.write_bytes(talk.read_bytes())
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(error) as expected:
+        decode(path, **how)
+    with pytest.raises(error) as caught:
+        decoder.decode(path, **how)
+    assert type(caught.value) is type(expected.value)
+    assert str(caught.value) == str(expected.value)
+    child = decoder.pid
+    assert len(decoder.decode(talk)) == 20 * RATE
+    assert decoder.pid == child  # an error is an answer, not a reason for a new child
+
+
+def test_failure_of_the_machine_keeps_its_type(decoder):
+    with pytest.raises(ImportError, match="gcsfs"):
+        decoder.decode("gs://bucket/talk.mp3")
+
+
+def test_file_object_is_named_in_errors(decoder, tmp_path):
+    path = tmp_path / "upload.mp3"
+    path.write_bytes(b"not audio" * 1000)
+    with open(path, "rb") as file, pytest.raises(AudioDecodeError, match=r"upload\.mp3"):
+        decoder.decode(file)
+    with pytest.raises(EmptyAudio, match="file object"):
+        decoder.decode(io.BytesIO())
+
+
+def test_crash_costs_one_recording(talk, fifo):
+    with IsolatedDecoder() as decoder:
+        decoder.probe(talk)
+        first = decoder.pid
+        for number in (signal.SIGKILL, signal.SIGSEGV):
+            threading.Timer(0.2, lambda n=number: os.kill(decoder.pid, n)).start()
+            with pytest.raises(DecoderCrashed, match=rf"stall\.wav.*{number.name}"):
+                decoder.decode(fifo)
+            assert len(decoder.decode(talk)) == 20 * RATE
+        assert decoder.pid != first
+        os.kill(decoder.pid, signal.SIGKILL)  # between two recordings
+        assert gone_within(decoder.pid, 5)
+        with pytest.raises(DecoderCrashed):
+            decoder.decode(talk)
+        assert len(decoder.decode(talk)) == 20 * RATE
+
+
+def test_stall_is_ended_in_time(talk, fifo):
+    with IsolatedDecoder(time_limit=1.0) as decoder:
+        decoder.probe(talk)
+        child = decoder.pid
+        begun = time.monotonic()
+        with pytest.raises(DecoderStalled, match=r"stall\.wav.* 1 s"):
+            decoder.decode(fifo)
+        assert 0.9 < time.monotonic() - begun < 5.0
+        assert not alive(child)
+        assert len(decoder.decode(talk)) == 20 * RATE
+
+
+def test_slow_progress_is_not_a_stall(tmp_path):
+    """The limit moves on with what has been decoded: here the child is held up for longer."""
+    hours = sparse_wav(tmp_path / "hours.wav", 3, 48000)
+    with IsolatedDecoder(time_limit=1.5) as decoder:
+        decoder.probe(hours)
+        for after, number in ((1.3, signal.SIGSTOP), (3.0, signal.SIGCONT)):
+            threading.Timer(after, lambda n=number: os.kill(decoder.pid, n)).start()
+        assert len(decoder.decode(hours)) == 3 * 3600 * RATE
+
+
+def test_storage_that_stops_answering_is_worth_a_retry(talk):
+    with socket.create_server(("127.0.0.1", 0)) as silent, IsolatedDecoder(1.5) as decoder:
+        decoder.probe(talk)
+        port = silent.getsockname()[1]
+        with pytest.raises(StorageUnavailable, match=rf"127\.0\.0\.1:{port}/talk\.mp3"):
+            decoder.decode(f"http://127.0.0.1:{port}/talk.mp3")
+
+
+def test_array_owns_its_memory(talk, decoder):
+    before = shared_memory()
+    samples = decoder.decode(talk)
+    expected = decode(talk)
+    others = [decoder.decode(talk, start=1.0) for _ in range(3)]
+    assert np.array_equal(samples, expected)
+    samples[:] = 7  # it is the caller's to change
+    assert shared_memory() - before >= samples.nbytes
+    assert np.array_equal(others[0], expected[RATE:])
+    descriptors = len(os.listdir("/proc/self/fd"))
+    del samples, others
+    gc.collect()
+    assert shared_memory() - before < expected.nbytes
+    decoder.decode(talk)
+    assert len(os.listdir("/proc/self/fd")) <= descriptors
+
+
+def test_threads_may_share_a_decoder(decoder, talk):
+    expected = decode(talk)
+    starts = [0.0, 1.5, 3.25, 7.0] * 4
+    with ThreadPoolExecutor(4) as pool:
+        excerpts = list(pool.map(lambda s: decoder.decode(talk, start=s, duration=2.0), starts))
+    for start, samples in zip(starts, excerpts, strict=True):
+        first = round(start * RATE)
+        assert np.array_equal(samples, expected[first : first + 2 * RATE])
+
+
+def test_close_ends_the_child(talk):
+    decoder = IsolatedDecoder()
+    assert decoder.pid is None
+    decoder.probe(talk)
+    child = decoder.pid
+    decoder.close()
+    assert decoder.pid is None
+    assert not alive(child)
+    decoder.probe(talk)  # starts another
+    child = decoder.pid
+    del decoder
+    gc.collect()
+    assert gone_within(child, 5)
+
+
+PARENT = """
+import sys, threading
+from raydiar.isolation import IsolatedDecoder
+decoder = IsolatedDecoder()
+decoder.probe(sys.argv[1])
+print(decoder.pid, flush=True)
+decoder.decode(sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_child_dies_with_its_parent(talk, fifo, number):
+    """Even in the middle of a stall: a node full of orphans would be worse than the crash."""
+    command = [sys.executable, "-c", PARENT, str(talk), str(fifo)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        child = int(parent.stdout.readline())
+        time.sleep(0.2)
+        assert alive(child)
+        parent.send_signal(number)
+        parent.wait()
+        assert gone_within(child, 5)
+
+
+def test_interrupt_leaves_no_stale_answer(talk, fifo):
+    with IsolatedDecoder() as decoder:
+        decoder.probe(talk)
+        child = decoder.pid
+        threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            decoder.decode(fifo)
+        assert not alive(child)
+        assert len(decoder.decode(talk)) == 20 * RATE
