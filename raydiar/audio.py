@@ -1,9 +1,9 @@
 """Recordings and waveforms to what the networks take: mono PCM at 16 kHz.
 
-Everything goes through PyAV, whose wheel carries FFmpeg. libsndfile reads wav and flac up to twice
-as fast, but those cost a core second per two hours already; on mp3, ogg and m4a, where the time
-goes, FFmpeg is as fast or alone (`benchmarks/decoding.py`). One decoder means one set of rules for
-damage, timestamps and excerpts.
+Everything goes through PyAV, whose wheel carries FFmpeg. libsndfile reads wav, flac and mp3 at
+16 kHz up to half as fast again, but is behind as soon as there is something to resample, and on
+ogg, and cannot read m4a or video (`benchmarks/decoding.py`). One decoder means one set of rules
+for damage, timestamps and excerpts.
 """
 
 from typing import Any
