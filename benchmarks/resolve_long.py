@@ -93,7 +93,11 @@ def main() -> None:
         "--clustering", choices=["agglomerative", "vbx", "kmeans"], default="agglomerative"
     )
     parser.add_argument("--shared", type=Path, default=SHARED, help="folder of reference outputs")
+    parser.add_argument("--json", type=Path, help="file for the result")
     options = parser.parse_args()
+    if not options.shared.is_dir():
+        print(f"skipped: no reference outputs in {options.shared}")
+        return
 
     case = read_case(options.shared / "reference" / "community-1" / "06_long_recording")
     local = repeat(case, options.hours)
@@ -122,6 +126,8 @@ def main() -> None:
         "extra_rss_bytes": peak_bytes() - before,
     }
     print(json.dumps(result))
+    if options.json:
+        options.json.write_text(json.dumps(result))
 
 
 if __name__ == "__main__":
