@@ -91,7 +91,7 @@ class CutEmbedder:
     ----------
     model : nn.Module
     batch_size : int
-        Inputs per pass.
+        Inputs per pass that are as long as a window; of shorter ones, as many more.
     queue_size : int
         Inputs held back until they are grouped; more make fuller batches and take more memory
         (at most 320 kB each).
@@ -103,6 +103,7 @@ class CutEmbedder:
         self.queue_size = queue_size
         self._queue: list[tuple[torch.Tensor, np.ndarray, np.ndarray, Request]] = []
         self._waiting = 0
+        self._frames_per_pass = 0
 
     def submit(self, batch: WindowBatch, masks: torch.Tensor, active: torch.Tensor) -> Request:
         """As `MaskedEmbedder.submit`, but the request may be filled later."""
@@ -112,6 +113,7 @@ class CutEmbedder:
         if len(window) == 0:
             return request
         frames, starts, num_frames = batch.features(fbank)
+        self._frames_per_pass = self.batch_size * num_frames
         cut = resize_masks(masks[window, speaker], num_frames) > 0.5
         lengths = _rounded(cut.sum(dim=1).cpu().numpy())
         usable = np.flatnonzero(lengths >= fbank.num_frames(self.model.min_num_samples))
@@ -137,8 +139,9 @@ class CutEmbedder:
         embeddings, order = [], []
         for length in np.unique(lengths)[::-1]:
             group = np.flatnonzero(lengths == length)
-            for start in range(0, len(group), self.batch_size):
-                part = group[start : start + self.batch_size]
+            count = self._frames_per_pass // length
+            for start in range(0, len(group), count):
+                part = group[start : start + count]
                 features = self._gather(part, edges, length)
                 pooled = self.model.pool(self.model.frames(self.model.normalize(features)))
                 embeddings.append(pooled.float())

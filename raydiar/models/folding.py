@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 
 def scale_and_shift(norm: nn.modules.batchnorm._BatchNorm) -> tuple[torch.Tensor, torch.Tensor]:
@@ -58,6 +59,29 @@ def fold_pairs(root: nn.Module) -> None:
             module.to(memory_format=torch.channels_last)
 
 
+def affine(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """`rows @ weight.T + bias`, by the fastest library there is.
+
+    On a CPU that is oneDNN, which PyTorch uses for convolutions: MKL, which it uses for matrix
+    products, takes twice as long on AMD. A dilation means nothing to a kernel of size 1, but keeps
+    PyTorch from turning the convolution into a matrix product when there is one thread.
+
+    Parameters
+    ----------
+    rows : (num_rows, inputs) contiguous tensor
+    weight : (outputs, inputs) tensor
+    bias : (outputs,) tensor
+
+    Returns
+    -------
+    rows : (num_rows, outputs) tensor
+    """
+    if not rows.is_cpu:
+        return F.linear(rows, weight, bias)
+    image = rows[None, :, None].permute(0, 3, 1, 2)  # (1, inputs, num_rows, 1), channels last
+    return F.conv2d(image, weight[..., None, None], bias, dilation=2)[0, ..., 0].T
+
+
 class ClampedLinear(nn.Module):
     """What `conv(relu(norm(x)))` did for a convolution of kernel size 1, on rows of frames.
 
@@ -81,7 +105,7 @@ class ClampedLinear(nn.Module):
         # A channel without scale is the constant relu(shift), whatever its input.
         shift = torch.where(scale == 0, shift.relu(), shift)
         bound, infinity = -shift / scale, torch.full_like(scale, torch.inf)
-        self.register_buffer("weight", (weight * scale).T.contiguous())
+        self.register_buffer("weight", weight * scale)
         self.register_buffer("bias", bias + weight @ shift)
         self.register_buffer("low", torch.where(scale > 0, bound, -infinity))
         self.register_buffer("high", torch.where(scale < 0, bound, infinity))
@@ -100,4 +124,4 @@ class ClampedLinear(nn.Module):
         """
         low, high = self.low.to(rows.dtype), self.high.to(rows.dtype)
         clamped = torch.clamp(rows, low, high, out=scratch[: rows.numel()].view_as(rows))
-        return torch.addmm(self.bias.to(rows.dtype), clamped, self.weight.to(rows.dtype))
+        return affine(clamped, self.weight.to(rows.dtype), self.bias.to(rows.dtype))

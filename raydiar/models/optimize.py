@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from raydiar.models.campplus import CONTEXT_FRAMES, CAMPPlus, DenseBlock, DenseLayer
 from raydiar.models.folding import ClampedLinear, fold, fold_pairs, scale_and_shift
@@ -65,7 +66,7 @@ class _FusedTrunk(nn.Module):
         x = self.tdnn(x).mT
         batch, num_frames, _ = x.shape
         rows = x.flatten(0, 1)
-        widest = max(transit.weight.shape[0] for transit in self.transits)
+        widest = max(transit.weight.shape[1] for transit in self.transits)
         scratch = rows.new_empty(len(rows) * widest)
         for block, transit in zip(self.blocks, self.transits, strict=True):
             filled = rows.shape[1]
@@ -88,8 +89,8 @@ class _FusedLayer(nn.Module):
         )
         cam = layer.cam_layer
         self.dilation = cam.linear_local.dilation[0]
-        # The three taps side by side: one product, then two shifted sums.
-        self.register_buffer("taps", torch.cat([*cam.linear_local.weight.permute(2, 1, 0)], dim=1))
+        taps = cam.linear_local.weight[..., None]
+        self.register_buffer("taps", taps.contiguous(memory_format=torch.channels_last))
         self.narrow = _linear(cam.linear1)
         self.gate = _linear(cam.linear2)
 
@@ -102,14 +103,12 @@ class _FusedLayer(nn.Module):
         target : (batch, num_frames, growth) tensor
             Where the result is written.
         """
-        batch, num_frames, growth = target.shape
-        hidden = self.bottleneck(rows, scratch).relu_()
-        taps = (hidden @ self.taps.to(hidden.dtype)).view(batch, num_frames, 3 * growth)
-        local = taps[..., growth : 2 * growth]
-        shift = self.dilation
-        local[:, shift:] += taps[:, :-shift, :growth]
-        local[:, :-shift] += taps[:, shift:, 2 * growth :]
-        hidden = hidden.view(batch, num_frames, -1)
+        batch, num_frames, _ = target.shape
+        hidden = self.bottleneck(rows, scratch).relu_().view(batch, num_frames, -1)
+        image = hidden[:, :, None].permute(0, 3, 1, 2)  # channels last
+        taps, dilation = self.taps.to(hidden.dtype), (self.dilation, 1)
+        local = F.conv2d(image, taps, padding=(self.dilation, 0), dilation=dilation)
+        local = local[..., 0].mT
         context = hidden.mean(dim=1, keepdim=True)
         for start in range(0, num_frames, CONTEXT_FRAMES):
             segment = slice(start, start + CONTEXT_FRAMES)
