@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from raydiar.cli import app
-from raydiar.corpus import dataset, packs
+from raydiar.corpus import dataset, packs, stages
 from raydiar.corpus.cluster import Placement
 from raydiar.corpus.folder import Folder
 from raydiar.corpus.graph import job_graph
@@ -150,7 +150,9 @@ def test_decoding_stays_apart_from_inference(local_ray, tmp_path, capsys, placem
     assert long_apart == plan.num_long == (max(hours) > 2)
 
 
-def test_a_killed_job_goes_on_where_it_stopped(local_ray, sample_wav, tmp_path, small_packs):
+def test_a_killed_job_goes_on_where_it_stopped(
+    local_ray, sample_wav, tmp_path, small_packs, monkeypatch
+):
     rows = [*excerpts(sample_wav, 9), {"uri": "absent.wav"}]
     manifest = write_manifest(tmp_path / "m.jsonl", rows)
     output = tmp_path / "output"
@@ -179,6 +181,8 @@ diarize_corpus({manifest!r}, {str(output)!r}, num_actors=1)
     assert 3 <= len(begun) < 10
     before = files(output)
 
+    # on a cluster of several nodes: actors find the weights beside the output
+    monkeypatch.setattr("raydiar.corpus.cluster.spans_nodes", lambda: True)
     summary = diarize_corpus(manifest, str(output))
     # tasks of the killed driver may still have published while this one was starting
     assert summary.num_done_before >= len(begun)
@@ -186,7 +190,7 @@ diarize_corpus({manifest!r}, {str(output)!r}, num_actors=1)
     assert sorted(seen(output).values()) == ["error"] + ["ok"] * 9
     assert files(output).items() >= before.items()
     left = {path.name for path in (output / "_raydiar").iterdir()}
-    assert left == {"run.json", "schema.parquet"}
+    assert left == {"run.json", "schema.parquet", "models"}
 
 
 def test_too_many_failures_stop_the_job(local_ray, sample_wav, tmp_path, small_packs):
@@ -213,6 +217,40 @@ def test_a_failure_of_the_machine_stops_the_job_and_is_no_row(
         with pytest.raises(JobFailed, match=r"storage refused access(.|\n)*run the job again"):
             diarize_corpus(manifest, str(tmp_path / "output"))
     assert "error" not in seen(tmp_path / "output").values()
+
+
+def failing_device(failures: int, marks: str):
+    """LocalInferenceStage on a device that fails so many times: there is no broken GPU to test."""
+
+    class LocalInferenceStage(stages.LocalInferenceStage):
+        def _run(self, pcm):
+            if len(os.listdir(marks)) < failures:
+                Path(marks, str(os.getpid())).touch()  # one mark a process
+                if len(os.listdir(marks)) == 2:
+                    os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does when memory is short
+                raise RuntimeError("CUDA error: an illegal memory access was encountered")
+            return super()._run(pcm)
+
+    return LocalInferenceStage
+
+
+@pytest.mark.parametrize("failures", [2, 99])
+def test_a_failing_device_costs_its_process_and_then_the_job(
+    local_ray, sample_wav, tmp_path, monkeypatch, failures
+):
+    marks, output = tmp_path / "marks", tmp_path / "output"
+    marks.mkdir()
+    device = failing_device(failures, str(marks))
+    monkeypatch.setattr("raydiar.corpus.graph.LocalInferenceStage", device)
+    manifest = write_manifest(tmp_path / "m.jsonl", excerpts(sample_wav, 2))
+    if failures == 2:
+        diarize_corpus(manifest, str(output))
+        assert list(seen(output).values()) == ["ok", "ok"]
+        assert len(list(marks.iterdir())) == 2  # each in a process of its own
+    else:
+        with pytest.raises(JobFailed, match=r"the device of node .* failed 4 times at one pack"):
+            diarize_corpus(manifest, str(output))
+        assert not seen(output)
 
 
 def test_what_cannot_work_is_refused_before_any_work(sample_wav, tmp_path):

@@ -8,11 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 
 from raydiar import audio
 from raydiar.corpus import dataset, packs, stages
+from raydiar.corpus.cluster import fit_actors
 from raydiar.corpus.failures import MACHINE, MOMENT, RECORDING, blame, describe, retrying
 from raydiar.corpus.folder import Folder
+from raydiar.corpus.graph import packs_per_write
 from raydiar.corpus.lock import OutputLock
 from raydiar.corpus.manifest import RECORDING_FIELDS
 from raydiar.corpus.wire import (
@@ -23,6 +26,7 @@ from raydiar.corpus.wire import (
 )
 from raydiar.errors import (
     AudioNotFound,
+    ConfigError,
     DecoderStalled,
     OutputError,
     StorageDenied,
@@ -65,8 +69,8 @@ def weights():
 
 
 @pytest.fixture(scope="module")
-def infer(weights) -> stages.LocalInferenceStage:
-    return stages.LocalInferenceStage(weights, "cpu", 1, incidents=None)
+def infer(weights, local_ray) -> stages.LocalInferenceStage:
+    return stages.LocalInferenceStage(weights, "cpu", 1, ray.remote(stages.Attempts).remote())
 
 
 @pytest.fixture(scope="module")
@@ -244,3 +248,46 @@ def test_only_the_moments_failures_are_tried_again():
     with pytest.raises(StorageDenied):
         retrying(lambda: fails(StorageDenied("403"), 9), 5, first_wait=0.01)
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("cpus", "num_actors", "fitting"),
+    [
+        ([3], None, (1, 2)),  # as started here on two cores
+        ([9], None, (2, 4)),
+        ([8] * 4, None, (7, 4)),
+        ([2], None, (1, 1)),
+        ([3], 2, (2, 1)),
+    ],
+)
+def test_actors_fill_the_cpus_and_leave_one_to_feed_them(cpus, num_actors, fitting):
+    assert fit_actors(cpus, num_actors) == fitting
+
+
+def test_actors_that_do_not_fit_are_refused():
+    with pytest.raises(ConfigError, match=r"4 inference actors .* do not fit into 3 CPUs"):
+        fit_actors([3], 4)
+
+
+def test_packs_hold_half_an_hour_and_long_recordings_stand_alone(tmp_path):
+    def row(seconds=None, size=None, uri="s3://b/a.mp3"):
+        return {"uri": uri, "duration": seconds, "size": size}
+
+    minutes = [10, 15, 4, 90, 2, 29, 1, 31]
+    formed = list(packs.form_packs(iter([row(60.0 * m) for m in minutes])))
+    in_minutes = [[int(r["duration"] / 60) for r in pack] for _, pack in formed]
+    assert in_minutes == [[90], [10, 15, 4], [2], [31], [29, 1]]
+    clips = list(packs.form_packs(iter([row(1.0)] * 1000)))
+    assert max(len(pack) for _, pack in clips) == packs.PACK_RECORDINGS
+
+    assert packs.estimate_seconds(row(size=4_000_000)) == 1000  # mp3 at 32 kbit/s
+    assert packs.estimate_seconds(row()) == packs.UNKNOWN_SECONDS
+    (tmp_path / "a.wav").write_bytes(bytes(160_000))
+    assert packs.estimate_seconds(row(uri=str(tmp_path / "a.wav"))) == 10
+
+
+def test_a_run_leaves_at_most_ten_thousand_files():
+    for num_packs in (1, 100, 4999, 5001, 2_000_000):
+        per_write = packs_per_write(num_packs)
+        assert 2 * -(-num_packs // per_write) <= 10_000
+    assert packs_per_write(100) == 1

@@ -17,7 +17,7 @@ from raydiar.audio import SAMPLE_RATE
 from raydiar.corpus.cluster import Placement
 from raydiar.corpus.folder import Folder
 from raydiar.corpus.packs import PackPlan
-from raydiar.corpus.stages import Decode, Incidents, LocalInferenceStage, Resolve, Write
+from raydiar.corpus.stages import Attempts, Decode, LocalInferenceStage, Resolve, Write
 from raydiar.errors import JobFailed, RaydiarError
 
 MAX_FILES = 10_000  # of one run; a write leaves up to two
@@ -58,7 +58,8 @@ def job_graph(
         See `LocalInferenceStage`.
     """
     on_gpu = placement.device == "cuda"
-    incidents = ray.remote(Incidents).options(num_cpus=0).remote()
+    lasting = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+    attempts = ray.remote(Attempts).options(**lasting).remote()
     actors = ActorPoolStrategy(
         min_size=min(placement.num_actors, plan.num_packs),
         max_size=placement.max_actors,
@@ -69,7 +70,7 @@ def job_graph(
         decoded = _decoded(plan, output, decode, num_cpus=1.0 if on_gpu else 0.5)
         inferred = decoded.map_batches(
             LocalInferenceStage,
-            fn_constructor_args=(pipeline, placement.device, placement.num_threads, incidents),
+            fn_constructor_args=(pipeline, placement.device, placement.num_threads, attempts),
             compute=actors,
             num_cpus=placement.num_threads,
             num_gpus=1 if on_gpu else 0,
@@ -124,13 +125,15 @@ def receipts_of(graph: Dataset) -> Iterator[dict]:
         for batch in batches:
             yield from batch.to_pylist()
     except RayError as error:
-        cause = error
-        while (deeper := getattr(cause, "cause", None) or cause.__cause__) is not None:
-            cause = deeper
-        message = (
-            str(cause) if isinstance(cause, RaydiarError) else f"{type(cause).__name__}: {cause}"
-        )
         raise JobFailed(
-            f"the job stopped: {message}\n"
+            f"the job stopped: {_cause(error)}\n"
             "What is done is in the output: run the job again to go on from there."
         ) from error
+
+
+def _cause(error: BaseException) -> str:
+    """What a stage raised, without what Ray and Ray Data wrap around it."""
+    while (deeper := getattr(error, "cause", None) or error.__cause__) is not None:
+        error = deeper
+    message, _, _ = str(error).partition("\nFailed to apply UDF transform")
+    return message if isinstance(error, RaydiarError) else f"{type(error).__name__}: {message}"

@@ -35,7 +35,7 @@ from raydiar.errors import JobFailed, StorageUnavailable
 from raydiar.isolation import IsolatedDecoder
 from raydiar.local_speakers import LocalSpeakers
 
-DEVICE_FAILURES = 3  # of one pack, each in a fresh process, before the job stops
+MOST_ATTEMPTS = 4  # at one pack, each of which ended its process, before the job stops
 
 RECEIPT = pa.schema(
     [
@@ -120,24 +120,29 @@ class LocalInferenceStage:
     device : str
     num_threads : int
         Of torch on a CPU: those that Ray counts for this actor.
-    incidents : handle of an `Incidents` actor
+    attempts : handle of an `Attempts` actor
     """
 
-    def __init__(self, pipeline, device: str, num_threads: int, incidents):
-        import torch
+    def __init__(self, pipeline, device: str, num_threads: int, attempts):
+        import ray
 
-        from raydiar.pipelines.config import PipelineConfig
-        from raydiar.pipelines.speaker_diarization import local_inference
-
-        if device == "cpu":
-            torch.set_num_threads(num_threads)
-        if isinstance(pipeline, PipelineConfig):
-            pipeline = pipeline.localize()
-        self._inference = local_inference(pipeline, device)
-        self._incidents = incidents
+        self._attempts = attempts
+        self._failure: Exception | None = None
+        # an actor keeps its id when Ray restarts it
+        loading = ("loading", ray.get_runtime_context().get_actor_id())
+        try:
+            self._begin(loading, "loading the networks")
+            self._inference = retrying(lambda: _load(pipeline, device, num_threads))
+            self._end(loading)
+        except Exception as error:
+            self._failure = error  # for the first call to raise: Ray buries those of constructors
 
     def __call__(self, pack: pa.Table) -> pa.Table:
         begun = time.perf_counter()
+        if self._failure is not None:
+            raise self._failure
+        key = ("pack", pack.column("pack")[0].as_py())
+        attempt = self._begin(key, f"pack {key[1]}")
         [num_samples] = pack.column("num_samples").to_pylist()
         [errors] = pack.column("errors").to_pylist()
         decoded = [number for number, error in enumerate(errors) if error is None]
@@ -146,15 +151,16 @@ class LocalInferenceStage:
         )
         found: list[LocalSpeakers | None] = [None] * len(errors)
         try:
-            results: Iterable = self._run(pcm)
-        except Exception as raised:
-            self._stop_if_machine(raised, pack)
-            results = (self._run_alone(samples, pack) for samples in pcm)
-        for number, result in zip(decoded, results, strict=True):
-            if isinstance(result, LocalSpeakers):
-                found[number] = result
-            else:
-                errors[number] = describe(result)
+            for number, result in zip(decoded, self._infer(pcm), strict=True):
+                if isinstance(result, LocalSpeakers):
+                    found[number] = result
+                else:
+                    errors[number] = describe(result)
+        except Exception as error:
+            if is_device_error(error):
+                self._leave(error, attempt)
+            raise
+        self._end(key)
         local = local_speakers_to_arrow(found)
         columns = {
             "local_speakers": pa.ListArray.from_arrays([0, len(local)], local),
@@ -163,47 +169,88 @@ class LocalInferenceStage:
         kept = pack.drop_columns(["pcm", "num_samples", "errors"])
         return _timed(_with(kept, columns), "inference_seconds", begun)
 
+    def _infer(self, pcm: list[np.ndarray]) -> Iterable[LocalSpeakers | Exception]:
+        """All recordings of a pack together; if that fails each alone, so that one fails alone.
+
+        Raises
+        ------
+        Exception
+            What the machine is to blame for.
+        """
+        try:
+            return self._run(pcm)
+        except Exception as error:
+            if blame(error) == MACHINE:
+                raise
+            return [self._infer_alone(samples) for samples in pcm]
+
+    def _infer_alone(self, samples: np.ndarray) -> LocalSpeakers | Exception:
+        try:
+            [local] = self._run([samples])
+        except Exception as error:
+            if blame(error) == MACHINE:
+                raise
+            return error
+        return local
+
     def _run(self, pcm: list[np.ndarray]) -> list[LocalSpeakers]:
         return list(self._inference(pcm))
 
-    def _run_alone(self, samples: np.ndarray, pack: pa.Table) -> LocalSpeakers | Exception:
-        """One recording of a pack that failed as a whole, so that it fails for itself only."""
-        try:
-            return self._run([samples])[0]
-        except Exception as raised:
-            self._stop_if_machine(raised, pack)
-            return raised
+    def _begin(self, key: tuple, what: str) -> int:
+        import ray
 
-    def _stop_if_machine(self, error: Exception, pack: pa.Table) -> None:
-        if is_device_error(error):
-            self._leave(error, pack.column("pack")[0].as_py())
-        if blame(error) == MACHINE:
-            raise error
+        attempt = ray.get(self._attempts.begin.remote(key))
+        if attempt > MOST_ATTEMPTS:
+            raise JobFailed(
+                f"{MOST_ATTEMPTS} processes died of {what}, most likely for want of memory: give "
+                "the nodes more, or let fewer processes share one."
+            )
+        return attempt
 
-    def _leave(self, error: Exception, pack: int) -> None:
+    def _end(self, key: tuple) -> None:
+        self._attempts.end.remote(key)
+
+    def _leave(self, error: Exception, attempt: int) -> None:
         """End this process, whose CUDA context is lost: Ray starts another and repeats the pack."""
         import ray
 
-        node = ray.util.get_node_ip_address()
-        count = ray.get(self._incidents.report.remote(pack))
-        if count >= DEVICE_FAILURES:
-            raise JobFailed(
-                f"the device of node {node} failed {count} times on one pack, last with: {error}. "
-                "Take the node out, or choose smaller batches if it ran out of memory, and run "
-                "the job again: it goes on where it stopped."
-            ) from error
-        os._exit(1)
+        if attempt < MOST_ATTEMPTS:
+            os._exit(1)
+        raise JobFailed(
+            f"the device of node {ray.util.get_node_ip_address()} failed {attempt} times at one "
+            f"pack, lastly with: {error}. Take the node out, or choose smaller batches if memory "
+            "was short."
+        ) from error
 
 
-class Incidents:
-    """Counts device failures for the whole job, since the processes that met them are gone."""
+def _load(pipeline, device: str, num_threads: int):
+    import torch
+
+    from raydiar.pipelines.config import PipelineConfig
+    from raydiar.pipelines.speaker_diarization import local_inference
+
+    if device == "cpu":
+        torch.set_num_threads(num_threads)
+    if isinstance(pipeline, PipelineConfig):
+        pipeline = pipeline.localize()
+    return local_inference(pipeline, device)
+
+
+class Attempts:
+    """Counts, for the whole job, attempts at what may end the process that makes them.
+
+    Ray repeats such work without end: a pack that no memory suffices for, a device that is broken.
+    """
 
     def __init__(self):
-        self._counts: dict[int, int] = {}
+        self._counts: dict[tuple, int] = {}
 
-    def report(self, pack: int) -> int:
-        self._counts[pack] = self._counts.get(pack, 0) + 1
-        return self._counts[pack]
+    def begin(self, key: tuple) -> int:
+        self._counts[key] = self._counts.get(key, 0) + 1
+        return self._counts[key]
+
+    def end(self, key: tuple) -> None:
+        self._counts.pop(key, None)
 
 
 @dataclass(frozen=True)
