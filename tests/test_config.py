@@ -12,7 +12,8 @@ from raydiar import Pipeline, hub
 from raydiar.clustering import AgglomerativeParameters, VBxParameters
 from raydiar.errors import ConfigError, WeightsNotFound
 from raydiar.models import WeSpeakerResNet34
-from raydiar.pipelines.config import DEFAULT, Weights, load_config
+from raydiar.pipelines.config import DEFAULT, Weights
+from raydiar.pipelines.config_file import load_config
 
 LEGACY = """
 version: 3.1.0

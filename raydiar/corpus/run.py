@@ -29,7 +29,8 @@ from raydiar.corpus.progress import FailureLimit, Reporter, RunSummary
 from raydiar.corpus.stages import Decode, Resolve, Write
 from raydiar.errors import JobFailed, OutputError, RaydiarError
 from raydiar.isolation import IsolatedDecoder
-from raydiar.pipelines.config import LocalPipeline, PipelineConfig, load_config
+from raydiar.pipelines.config import LocalPipeline, PipelineConfig
+from raydiar.pipelines.config_file import load_config
 
 RUN_FILE = f"{PRIVATE}/run.json"
 MODELS = f"{PRIVATE}/models"
@@ -55,7 +56,7 @@ def diarize_corpus(
     output : str
         Folder or fsspec URI of the diarization dataset, new or of an earlier run.
     pipeline : str or PipelineConfig, optional
-        See `raydiar.pipelines.config.load_config`.
+        See `raydiar.pipelines.config_file.load_config`.
     device : str
         "cuda", "cpu", or "auto": CUDA if the Ray cluster has, or can grow to, a GPU.
     num_actors : int, optional

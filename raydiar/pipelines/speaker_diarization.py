@@ -17,7 +17,8 @@ from raydiar.errors import ConfigError, RaydiarError
 from raydiar.inference.local import LocalInference
 from raydiar.local_speakers import LocalSpeakers
 from raydiar.models import Model
-from raydiar.pipelines.config import LocalPipeline, load_config, read_parameters
+from raydiar.pipelines.config import LocalPipeline
+from raydiar.pipelines.config_file import load_config, read_parameters
 from raydiar.pipelines.files import AudioFile
 
 
@@ -230,7 +231,7 @@ class Pipeline:
         ----------
         checkpoint : str, Path or mapping, optional
             Nothing for the embedded default, which needs neither account nor token; else what
-            `raydiar.pipelines.config.load_config` takes.
+            `raydiar.pipelines.config_file.load_config` takes.
         hparams_file : str or Path, optional
             YAML file of hyper-parameters, which win over those of the configuration.
         revision, subfolder, token, cache_dir

@@ -1,0 +1,169 @@
+"""pyannote's `config.yaml`, and other ways to name a pipeline.
+
+What raydiar does not do raises an error here: a configuration that is half understood would give
+other turns than its author meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raydiar import hub
+from raydiar.clustering.parameters import (
+    AgglomerativeParameters,
+    KMeansParameters,
+    VBxParameters,
+)
+from raydiar.errors import ConfigError
+from raydiar.pipelines.config import DEFAULT, PipelineConfig, Weights
+
+_CLUSTERINGS = {
+    "AgglomerativeClustering": AgglomerativeParameters,
+    "VBxClustering": VBxParameters,
+    "KMeansClustering": KMeansParameters,
+}
+
+
+def load_config(
+    checkpoint: str | Path | Mapping | None = None,
+    *,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+) -> PipelineConfig:
+    """Read a pipeline's configuration.
+
+    Parameters
+    ----------
+    checkpoint : str, Path or mapping, optional
+        Nothing for the embedded default; else a directory that holds `config.yaml` (a clone of a
+        Hub repository), a configuration file, a Hub repository, or a parsed configuration.
+
+    Raises
+    ------
+    ConfigError
+        A configuration that is malformed, or asks for what raydiar does not do.
+    WeightsNotFound
+        Nothing there.
+    """
+    if checkpoint is None:
+        return DEFAULT
+    if isinstance(checkpoint, Mapping):
+        return _parse(checkpoint, base=".", parent=None, revision=None, where="configuration")
+    if "@" in str(checkpoint) and not Path(checkpoint).exists():
+        raise ConfigError(f"{checkpoint}: pass the revision as `revision=`, not after '@'")
+    path = Path(checkpoint)
+    if path.exists() and revision:
+        raise ConfigError(f"{checkpoint} is local: it has no revision {revision!r}")
+    if path.is_file() and subfolder:
+        raise ConfigError(f"{checkpoint} is a file: it has no subfolder {subfolder!r}")
+    found = hub.fetch(
+        checkpoint,
+        filename="config.yaml",
+        subfolder=subfolder,
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+    )
+    base = str(path.parent if path.is_file() else checkpoint)
+    return parse_config(found, base=base, parent=subfolder, revision=revision)
+
+
+def parse_config(
+    path: Path, *, base: str, parent: str | None = None, revision: str | None = None
+) -> PipelineConfig:
+    """Parse a `config.yaml`; `$model/…` in it means `base`, below the folder `parent`."""
+    return _parse(_read_yaml(path), base, parent, revision, where=str(path))
+
+
+def read_parameters(path: str | Path) -> dict[str, Any]:
+    """Hyper-parameters from a YAML file whose `params` section, or whole, holds them.
+
+    Raises
+    ------
+    ConfigError
+    """
+    document = _read_yaml(Path(path))
+    params = document.get("params", document) if isinstance(document, Mapping) else None
+    if not isinstance(params, Mapping):
+        raise ConfigError(f"{path}: no hyper-parameters in it")
+    return dict(params)
+
+
+def _read_yaml(path: Path):
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not readable YAML: {error}") from None
+
+
+def _parse(document, base, parent, revision, where: str) -> PipelineConfig:
+    if not isinstance(document, Mapping) or not isinstance(document.get("pipeline"), Mapping):
+        raise ConfigError(f"{where}: no `pipeline` section; not a pipeline configuration")
+    unknown = set(document) - {"version", "dependencies", "pipeline", "params", "freeze", "device"}
+    if unknown:
+        raise ConfigError(f"{where}: unsupported sections {sorted(unknown)}")
+    _check_version(document, where)
+    name = str(document["pipeline"].get("name", "")).rsplit(".", 1)[-1]
+    if name != "SpeakerDiarization":
+        raise ConfigError(
+            f"{where}: pipeline {document['pipeline'].get('name')!r} is not a speaker diarization "
+            "that runs on one's own machine"
+        )
+
+    def weights(value) -> Weights | None:
+        if value is None:
+            return None
+        if isinstance(value, Mapping):
+            if not value.get("checkpoint"):
+                raise ConfigError(f"{where}: weights without `checkpoint`: {dict(value)}")
+            return Weights(str(value["checkpoint"]), value.get("subfolder"), value.get("revision"))
+        if str(value).startswith("$model/"):
+            folder, _, own = str(value).removeprefix("$model/").partition("@")
+            path = "/".join(filter(None, (parent, folder)))
+            return Weights(base, path, own or revision)
+        return Weights(str(value))
+
+    params = dict(document["pipeline"].get("params") or {})
+    if params.pop("legacy", False):
+        raise ConfigError(f"{where}: `legacy: true` is not supported; take .speaker_diarization")
+    for ignored in ("der_variant", "token", "cache_dir", "use_auth_token"):
+        params.pop(ignored, None)
+    clustering = params.pop("clustering", "VBxClustering")
+    if clustering not in _CLUSTERINGS:
+        raise ConfigError(f"{where}: clustering must be one of {sorted(_CLUSTERINGS)}")
+    arguments = {
+        "clustering": _CLUSTERINGS[clustering](),
+        "segmentation": weights(params.pop("segmentation", None)),
+        "embedding": weights(params.pop("embedding", None)),
+        "plda": weights(params.pop("plda", None)),
+        # Not our defaults but those of pyannote's constructor, which the file was written for.
+        "embedding_exclude_overlap": params.pop("embedding_exclude_overlap", False),
+        "device": document.get("device"),
+    }
+    for key in ("segmentation_step", "segmentation_batch_size", "embedding_batch_size"):
+        if key in params:
+            arguments[key] = params.pop(key)
+    if params:
+        raise ConfigError(f"{where}: unknown pipeline parameters {sorted(params)}")
+    for required in ("segmentation", "embedding"):
+        if arguments[required] is None:
+            raise ConfigError(f"{where}: the pipeline names no {required} weights")
+    config = PipelineConfig(**arguments)
+    for group in (document.get("params"), document.get("freeze")):
+        config = config.with_parameters(group or {})
+    return config
+
+
+def _check_version(document: Mapping, where: str) -> None:
+    wanted = (document.get("dependencies") or {}).get("pyannote.audio", document.get("version"))
+    if wanted is None:
+        return
+    major = str(wanted).split(".")[0]
+    if not major.isdigit() or int(major) > 4:
+        raise ConfigError(f"{where}: written for pyannote.audio {wanted}; raydiar reads up to 4.x")
