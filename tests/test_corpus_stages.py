@@ -33,7 +33,7 @@ from raydiar.errors import (
     StorageUnavailable,
     WeightsNotFound,
 )
-from raydiar.pipelines.config import load_config
+from raydiar.pipelines.config_file import load_config
 
 
 def pack_of(*recordings: dict) -> pa.Table:
