@@ -99,6 +99,9 @@ def test_resnet34(shared: Path, clip):
     difference = np.abs(features.numpy() - expected["fbank"])
     assert np.mean(difference > 1e-4) < 1e-3
     assert difference.max() < 1e-3
+    for seconds in (1, 2.37):
+        short = model(waveforms[..., : round(seconds * 16000)])
+        np.testing.assert_allclose(short, expected[f"short_{seconds}s"], atol=1e-4)
     for network in (model, optimize_for_inference(copy.deepcopy(model))):
         frames = network.frames(features)
         np.testing.assert_allclose(network.pool(frames), expected["nomask"], atol=1e-4)
