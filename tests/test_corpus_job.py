@@ -19,7 +19,7 @@ from raydiar.cli import app
 from raydiar.corpus import dataset, packs, stages
 from raydiar.corpus.cluster import Placement
 from raydiar.corpus.folder import Folder
-from raydiar.corpus.graph import job_graph
+from raydiar.corpus.graph import coordinator, job_graph
 from raydiar.corpus.manifest import read_manifest
 from raydiar.corpus.run import diarize_corpus
 from raydiar.corpus.stages import Decode, Resolve, Write
@@ -136,7 +136,8 @@ def test_decoding_stays_apart_from_inference(local_ray, tmp_path, capsys, placem
     resolve = Resolve(DEFAULT.clustering, None, 0.0, {}, schema)
     write = Write(folder, "run1", schema)
 
-    job_graph(plan, folder, Decode(), DEFAULT, resolve, write, placement).explain()
+    with coordinator() as actor:
+        job_graph(plan, folder, Decode(), DEFAULT, resolve, write, placement, actor).explain()
     _, _, operators = capsys.readouterr().out.partition("Physical Plan (Optimized)")
     apart = [
         "TaskPoolMapOperator[MapBatches(Write)]",
@@ -248,9 +249,23 @@ def test_a_failing_device_costs_its_process_and_then_the_job(
         assert list(seen(output).values()) == ["ok", "ok"]
         assert len(list(marks.iterdir())) == 2  # each in a process of its own
     else:
-        with pytest.raises(JobFailed, match=r"the device of node .* failed 4 times at one pack"):
+        with pytest.raises(
+            JobFailed, match=r"the device of node .* failed 4 times at one pack"
+        ) as e:
             diarize_corpus(manifest, str(output))
         assert not seen(output)
+        assert e.traceback  # even while a caller holds the exception, as notebooks do:
+        assert_all_cpus_become_free()
+
+
+def assert_all_cpus_become_free():
+    """Fails if actors of an ended job live on: the next one would wait for their CPUs forever."""
+    import ray
+
+    deadline = time.monotonic() + 60
+    while ray.available_resources().get("CPU", 0) < ray.cluster_resources()["CPU"]:
+        assert time.monotonic() < deadline, ray.available_resources()
+        time.sleep(0.2)
 
 
 def test_what_cannot_work_is_refused_before_any_work(sample_wav, tmp_path):

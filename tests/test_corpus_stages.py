@@ -70,7 +70,10 @@ def weights():
 
 @pytest.fixture(scope="module")
 def infer(weights, local_ray) -> stages.LocalInferenceStage:
-    return stages.LocalInferenceStage(weights, "cpu", 1, ray.remote(stages.Attempts).remote())
+    coordinator = ray.remote(stages.Coordinator).remote()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "_end_with", lambda coordinator: None)  # it is in no actor here
+        return stages.LocalInferenceStage(weights, "cpu", 1, coordinator)
 
 
 @pytest.fixture(scope="module")

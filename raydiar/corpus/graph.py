@@ -8,6 +8,7 @@ run inside the inference actors, which then wait for it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
@@ -17,7 +18,7 @@ from raydiar.audio import SAMPLE_RATE
 from raydiar.corpus.cluster import Placement
 from raydiar.corpus.folder import Folder
 from raydiar.corpus.packs import PackPlan
-from raydiar.corpus.stages import Attempts, Decode, LocalInferenceStage, Resolve, Write
+from raydiar.corpus.stages import Coordinator, Decode, LocalInferenceStage, Resolve, Write
 from raydiar.errors import JobFailed, RaydiarError
 
 MAX_FILES = 10_000  # of one run; a write leaves up to two
@@ -41,6 +42,22 @@ def job_context() -> DataContext:
     return context
 
 
+@contextmanager
+def coordinator() -> Iterator:
+    """The `Coordinator` actor of a job, with which the job's inference actors end.
+
+    Left to itself, Ray ends an actor when its last handle goes. Whoever keeps the exception of a
+    failed job, as notebooks do, keeps frames of Ray Data that hold handles, and with them the GPUs.
+    """
+    lasting = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+    # every inference actor waits in one call for the end
+    actor = ray.remote(Coordinator).options(max_concurrency=100_000, **lasting).remote()
+    try:
+        yield actor
+    finally:
+        ray.kill(actor)
+
+
 def job_graph(
     plan: PackPlan,
     output: Folder,
@@ -49,6 +66,7 @@ def job_graph(
     resolve: Resolve,
     write: Write,
     placement: Placement,
+    coordinator,
 ) -> Dataset:
     """The receipts of all packs of a plan, as a dataset that is not executed yet.
 
@@ -56,21 +74,24 @@ def job_graph(
     ----------
     pipeline : LocalPipeline or PipelineConfig
         See `LocalInferenceStage`.
+    coordinator : handle of a `Coordinator` actor
     """
     on_gpu = placement.device == "cuda"
-    lasting = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
-    attempts = ray.remote(Attempts).options(**lasting).remote()
     actors = ActorPoolStrategy(
         min_size=min(placement.num_actors, plan.num_packs),
         max_size=placement.max_actors,
         # the next pack is fetched while the networks run
         max_concurrent_calls_per_actor=2 if on_gpu else 1,
+        # In the main thread, which loaded the networks: once two threads of a process have used
+        # GNU OpenMP with more threads in all than there are cores, it sleeps at every barrier
+        # instead of spinning, and an LSTM takes five times as long.
+        enable_true_multi_threading=not on_gpu,
     )
     with DataContext.current(job_context()):
         decoded = _decoded(plan, output, decode, num_cpus=1.0 if on_gpu else 0.5)
         inferred = decoded.map_batches(
             LocalInferenceStage,
-            fn_constructor_args=(pipeline, placement.device, placement.num_threads, attempts),
+            fn_constructor_args=(pipeline, placement.device, placement.num_threads, coordinator),
             compute=actors,
             num_cpus=placement.num_threads,
             num_gpus=1 if on_gpu else 0,

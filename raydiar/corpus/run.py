@@ -140,7 +140,7 @@ def _process(
     """Run the graph and count its receipts."""
     # Ray is not imported where there is nothing to do
     from raydiar.corpus.cluster import connected, place, spans_nodes
-    from raydiar.corpus.graph import job_graph, receipts_of
+    from raydiar.corpus.graph import coordinator, job_graph, receipts_of
 
     limit = FailureLimit(max_failures)
     with connected():
@@ -154,19 +154,16 @@ def _process(
         config = job.weights.config
         plda = PLDA.load(job.weights.plda) if job.weights.plda else None
         pipeline = dataset.pipeline_of(job.schema)
-        graph = job_graph(
-            job.plan,
-            job.output,
-            Decode(),
-            weights,
-            Resolve(config.clustering, plda, config.min_duration_off, pipeline, job.schema),
-            Write(job.output, job.run, job.schema),
-            placement,
-        )
-        with closing(receipts_of(graph)) as receipts:
-            for receipt in receipts:
-                summary.add(receipt)
-                limit.add(receipt)
+        resolve = Resolve(config.clustering, plda, config.min_duration_off, pipeline, job.schema)
+        write = Write(job.output, job.run, job.schema)
+        with coordinator() as actor:
+            graph = job_graph(
+                job.plan, job.output, Decode(), weights, resolve, write, placement, actor
+            )
+            with closing(receipts_of(graph)) as receipts:
+                for receipt in receipts:
+                    summary.add(receipt)
+                    limit.add(receipt)
 
 
 def _new_run() -> str:

@@ -8,7 +8,9 @@ that only decode or resolve.
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -120,13 +122,14 @@ class LocalInferenceStage:
     device : str
     num_threads : int
         Of torch on a CPU: those that Ray counts for this actor.
-    attempts : handle of an `Attempts` actor
+    coordinator : handle of a `Coordinator` actor
     """
 
-    def __init__(self, pipeline, device: str, num_threads: int, attempts):
+    def __init__(self, pipeline, device: str, num_threads: int, coordinator):
         import ray
 
-        self._attempts = attempts
+        self._coordinator = coordinator
+        threading.Thread(target=_end_with, args=(coordinator,), daemon=True).start()
         self._failure: Exception | None = None
         # an actor keeps its id when Ray restarts it
         loading = ("loading", ray.get_runtime_context().get_actor_id())
@@ -199,7 +202,7 @@ class LocalInferenceStage:
     def _begin(self, key: tuple, what: str) -> int:
         import ray
 
-        attempt = ray.get(self._attempts.begin.remote(key))
+        attempt = ray.get(self._coordinator.begin.remote(key))
         if attempt > MOST_ATTEMPTS:
             raise JobFailed(
                 f"{MOST_ATTEMPTS} processes died of {what}, most likely for want of memory: give "
@@ -208,7 +211,7 @@ class LocalInferenceStage:
         return attempt
 
     def _end(self, key: tuple) -> None:
-        self._attempts.end.remote(key)
+        self._coordinator.end.remote(key)
 
     def _leave(self, error: Exception, attempt: int) -> None:
         """End this process, whose CUDA context is lost: Ray starts another and repeats the pack."""
@@ -236,7 +239,22 @@ def _load(pipeline, device: str, num_threads: int):
     return local_inference(pipeline, device)
 
 
-class Attempts:
+def _end_with(coordinator) -> None:
+    """End the actor of this process when the driver ends the job's coordinator."""
+    import ray
+
+    while True:
+        try:
+            # without retries, of which Ray would tell the user
+            ray.get(coordinator.outlive.options(max_task_retries=0).remote())
+        except ray.exceptions.ActorDiedError:
+            ray.kill(ray.get_runtime_context().current_actor)
+            return
+        except ray.exceptions.ActorUnavailableError:  # its node was lost: Ray moves it
+            time.sleep(1)
+
+
+class Coordinator:
     """Counts, for the whole job, attempts at what may end the process that makes them.
 
     Ray repeats such work without end: a pack that no memory suffices for, a device that is broken.
@@ -245,12 +263,16 @@ class Attempts:
     def __init__(self):
         self._counts: dict[tuple, int] = {}
 
-    def begin(self, key: tuple) -> int:
+    async def begin(self, key: tuple) -> int:
         self._counts[key] = self._counts.get(key, 0) + 1
         return self._counts[key]
 
-    def end(self, key: tuple) -> None:
+    async def end(self, key: tuple) -> None:
         self._counts.pop(key, None)
+
+    async def outlive(self) -> None:
+        """Return never: a caller learns from the exception that this actor was ended."""
+        await asyncio.Event().wait()
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,12 @@ class LocalInference:
     grid : WindowGrid
     dimension : int
         Of the embeddings.
+
+    Notes
+    -----
+    On a CPU, use one thread of a process for all of torch. Once a second one computes, GNU OpenMP
+    has more threads than cores, sleeps at every barrier instead of spinning, and an LSTM takes
+    five times as long.
     """
 
     def __init__(
