@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -44,6 +44,8 @@ class PackPlan:
         Estimated duration of the longest pack.
     num_done : int
         Recordings of the manifest that already have a row.
+    hashes : (num_recordings,) S16
+        Sorted, of the recordings to be done.
     """
 
     folder: str
@@ -52,6 +54,7 @@ class PackPlan:
     num_long: int
     longest_seconds: float
     num_done: int
+    hashes: np.ndarray = field(repr=False)
 
 
 def pack_folder(run: str) -> str:
@@ -86,12 +89,15 @@ def write_packs(manifest: Manifest, done: np.ndarray, output: Folder, run: str) 
     """
     folder = pack_folder(run)
     seen: list[np.ndarray] = [np.empty(0, "S16")]
+    to_do: list[np.ndarray] = [np.empty(0, "S16")]
 
     def remaining() -> Iterator[dict]:
         for batch in manifest.batches():
             hashes = hash_ids(batch.column("recording_id").to_pylist())
             seen.append(hashes)
-            yield from batch.filter(pa.array(~is_done(hashes, done))).to_pylist()
+            remains = ~is_done(hashes, done)
+            to_do.append(hashes[remains])
+            yield from batch.filter(pa.array(remains)).to_pylist()
 
     writers = {
         kind: _PackWriter(output, f"{folder}/{kind}", pack_schema(manifest.schema))
@@ -116,6 +122,7 @@ def write_packs(manifest: Manifest, done: np.ndarray, output: Folder, run: str) 
         num_long=writers["long"].num_packs,
         longest_seconds=longest,
         num_done=len(hashes) - num_recordings,
+        hashes=np.sort(np.concatenate(to_do)),
     )
 
 
