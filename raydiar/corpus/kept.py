@@ -63,6 +63,7 @@ def prepare(kept: Folder, recording: pa.Schema, weights: LocalPipeline) -> pa.Sc
     """
     schema = pa.schema(
         [
+            ("recording_id", pa.string()),
             ("recording", pa.struct(list(recording))),
             ("local_speakers", LOCAL_SPEAKERS),
         ],
@@ -114,12 +115,13 @@ class Keep:
     schema: pa.Schema = field(repr=False)
 
     def __call__(self, pack: pa.Table) -> pa.Table:
-        recordings = pack.column("recordings").chunk(0).flatten()
         local = pack.column("local_speakers").chunk(0).flatten()
         found = local.is_valid()
-        table = pa.table([recordings.filter(found), local.filter(found)], schema=self.schema)
-        if len(table):
-            hashes = hash_ids(_ids(table))
+        recordings = pack.column("recordings").chunk(0).flatten().filter(found)
+        ids = recordings.field("recording_id")
+        if len(ids):
+            table = pa.table([ids, recordings, local.filter(found)], schema=self.schema)
+            hashes = hash_ids(ids.to_pylist())
             task = blake2b(np.sort(hashes).tobytes(), digest_size=8).hexdigest()
             self.kept.publish(f"local-{self.run}-{task}.parquet", dataset.to_parquet(table))
         return pack
@@ -189,8 +191,4 @@ class ReadKept:
 
 def _hashes_of(kept: Folder, name: str) -> np.ndarray:
     with kept.open(name) as file:
-        return hash_ids(_ids(pq.read_table(file, columns=["recording.recording_id"])))
-
-
-def _ids(table: pa.Table) -> list[str]:
-    return table.column("recording").combine_chunks().field("recording_id").to_pylist()
+        return hash_ids(pq.read_table(file, columns=["recording_id"]).column(0).to_pylist())
