@@ -1,6 +1,11 @@
 """What goes into a job and what lies in its output, for tests."""
 
 import json
+import os
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -31,3 +36,27 @@ def seen(output) -> dict[str, str]:
 
 def files(output) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in Path(output).glob("*.parquet")}
+
+
+@contextmanager
+def driver(code: str, address: str, log: Path):
+    """A job in a process of its own, on the Ray of the tests; killed without grace at the end."""
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            env=os.environ | {"RAY_ADDRESS": address},
+            stdout=file,
+            stderr=file,
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def wait_until(condition, seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -4,21 +4,18 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
-from audio_files import write
-from corpus_files import excerpts, files, seen, write_manifest
+from corpus_files import driver, excerpts, files, seen, wait_until, write_manifest
 from typer.testing import CliRunner
 from web_storage import serving
 
-from raydiar.audio import decode
 from raydiar.cli import app
 from raydiar.corpus import dataset, packs
 from raydiar.corpus.run import diarize_corpus, resolve_corpus
@@ -33,44 +30,12 @@ def small_packs(monkeypatch):
     monkeypatch.setattr(packs, "PACK_SECONDS", 6.0)
 
 
-@pytest.fixture(scope="session")
-def talk(sample_wav, tmp_path_factory) -> bytes:
-    """5 s of conversation as a WAV file."""
-    path = tmp_path_factory.mktemp("talk") / "talk.wav"
-    samples = decode(sample_wav, start=10.0, duration=5.0)
-    return write(path, samples / 32768.0, 16000, "pcm_s16le").read_bytes()
-
-
 def rows_of(output) -> dict[str, str]:
     """Status of every row that raydiar's reader sees, as it does while a job still runs."""
     rows = dataset.open(str(output)).to_table(["recording_id", "status"]).to_pylist()
     by_id = {row["recording_id"]: row["status"] for row in rows}
     assert len(by_id) == len(rows)
     return by_id
-
-
-@contextmanager
-def driver(code: str, address: str, log: Path):
-    """A job in a process of its own, on the Ray of the tests; killed without grace at the end."""
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            env=os.environ | {"RAY_ADDRESS": address},
-            stdout=file,
-            stderr=file,
-        )
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.wait()
-
-
-def wait_until(condition, seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_error_rows_are_done_again_on_request(local_ray, talk, tmp_path, small_packs, monkeypatch):

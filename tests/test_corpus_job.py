@@ -127,6 +127,8 @@ diarize_corpus({manifest!r}, {str(output)!r}, num_actors=1)
         while len(list(output.glob("*.parquet"))) < 3 and driver.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.05)
+        with pytest.raises(OutputError, match="is being written by run"):
+            diarize_corpus(manifest, str(output))
         driver.send_signal(signal.SIGKILL)
         driver.wait()
     assert driver.returncode == -signal.SIGKILL, (tmp_path / "log").read_text()

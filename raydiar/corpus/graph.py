@@ -80,9 +80,13 @@ def job_graph(
     coordinator : handle of a `Coordinator` actor
     """
     on_gpu = placement.device == "cuda"
+    num_actors = min(placement.num_actors, plan.num_packs)
     actors = ActorPoolStrategy(
-        min_size=min(placement.num_actors, plan.num_packs),
+        # On a CPU the pool may shrink: when a node is lost, its actors start again on the CPUs that
+        # decoding needs, and then wait for it forever.
+        min_size=num_actors if on_gpu else 1,
         max_size=placement.max_actors,
+        initial_size=num_actors,
         # the next pack is fetched while the networks run
         max_concurrent_calls_per_actor=2 if on_gpu else 1,
         # In the main thread, which loaded the networks: once two threads of a process have used
