@@ -23,6 +23,7 @@ BENCHMARKS = {
     "memory": (["memory.py"], ["--quick"]),
     "ray_overhead": (["ray_overhead.py"], ["--quick"]),
     "resolve_long": (["resolve_long.py"], ["--hours", "0.5"]),
+    "streaming": (["streaming.py"], ["--quick"]),
     "decoding": (["decoding.py"], ["--minutes", "0.5", "--repeats", "1"]),
 }
 

@@ -31,8 +31,9 @@ class Placement:
     device : str
         "cuda" or "cpu"
     num_actors : int
-    max_actors : int
-        What the autoscaler may grow the pool to.
+        To begin with.
+    min_actors, max_actors : int
+        What Ray Data may shrink and grow the pool to.
     num_threads : int
         Of torch, and CPUs, per actor.
     reason : str
@@ -41,6 +42,7 @@ class Placement:
 
     device: str
     num_actors: int
+    min_actors: int
     max_actors: int
     num_threads: int
     reason: str
@@ -106,11 +108,15 @@ def place(device: str = "auto", num_actors: int | None = None) -> Placement:
         raise ConfigError("no node of the Ray cluster has a GPU: use --device cpu, or auto")
     if max_gpus and device != "cpu":
         reason = f"{gpus} GPUs in the cluster" + (f", up to {max_gpus}" if max_gpus > gpus else "")
-        return Placement("cuda", num_actors or max(gpus, 1), num_actors or max_gpus, 1, reason)
+        size = num_actors or max(gpus, 1)
+        return Placement("cuda", size, size, num_actors or max_gpus, 1, reason)
     cpus = [int(node.get("CPU", 0)) for node in _nodes()]
     size, threads = fit_actors(cpus, num_actors)
     reason = "as asked for" if device == "cpu" else "no GPU in the cluster"
-    return Placement("cpu", size, size, threads, reason)
+    # When a node is lost, its actors start again on the CPUs that other nodes have left for decoding,
+    # and would wait for it forever if their pool could not shrink.
+    least = size if len(cpus) == 1 else 1
+    return Placement("cpu", size, least, size, threads, reason)
 
 
 def fit_actors(cpus: list[int], num_actors: int | None = None) -> tuple[int, int]:

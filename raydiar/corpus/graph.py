@@ -82,9 +82,7 @@ def job_graph(
     on_gpu = placement.device == "cuda"
     num_actors = min(placement.num_actors, plan.num_packs)
     actors = ActorPoolStrategy(
-        # On a CPU the pool may shrink: when a node is lost, its actors start again on the CPUs that
-        # decoding needs, and then wait for it forever.
-        min_size=num_actors if on_gpu else 1,
+        min_size=min(placement.min_actors, num_actors),
         max_size=placement.max_actors,
         initial_size=num_actors,
         # the next pack is fetched while the networks run
