@@ -113,8 +113,8 @@ def place(device: str = "auto", num_actors: int | None = None) -> Placement:
     cpus = [int(node.get("CPU", 0)) for node in _nodes()]
     size, threads = fit_actors(cpus, num_actors)
     reason = "as asked for" if device == "cpu" else "no GPU in the cluster"
-    # When a node is lost, its actors start again on the CPUs that other nodes have left for decoding,
-    # and would wait for it forever if their pool could not shrink.
+    # When a node is lost, its actors start again on the CPUs that the others have left for
+    # decoding, and would wait for it forever if their pool could not shrink.
     least = size if len(cpus) == 1 else 1
     return Placement("cpu", size, least, size, threads, reason)
 
