@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
@@ -61,3 +62,19 @@ def manifest(
         typer.echo(f"raydiar: {error}", err=True)
         raise typer.Exit(1) from None
     typer.echo(f"{num_recordings} recordings in {output}")
+
+
+@app.command()
+def status(
+    output: Annotated[str, typer.Argument(help="Folder or URI of a dataset.")],
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Tell where OUTPUT stands, of a job that runs or not."""
+    from raydiar.corpus.status import read_status
+
+    try:
+        found = read_status(output)
+    except RaydiarError as error:
+        typer.echo(f"raydiar: {error}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else found)

@@ -29,7 +29,7 @@ from raydiar.errors import OutputError
 
 SCHEMA_FILE = f"{PRIVATE}/schema.parquet"
 _PIPELINE_KEY = b"raydiar.pipeline"
-_FILE_NAME = re.compile(r"(ok|error)-.+\.parquet")
+FILE_NAME = re.compile(r"(ok|error)-.+\.parquet")
 
 TURNS = pa.list_(
     pa.struct(
@@ -258,6 +258,11 @@ class DiarizationDataset:
         return pa.Table.from_batches(self.batches(columns), schema=schema)
 
 
+def precedence(name: str) -> tuple[bool, str]:
+    """Sort key of the files of an output: of two rows of a recording, that of the first counts."""
+    return name.startswith("error-"), name
+
+
 @dataclass(frozen=True)
 class Inventory:
     """Which recordings each file of an output holds.
@@ -277,8 +282,7 @@ class Inventory:
     def read(cls, output: Folder, known: Inventory | None = None) -> Inventory:
         """Read the ids of all files of an output, or only of those not `known` (none changes)."""
         files = sorted(
-            (name for name in output.list() if _FILE_NAME.fullmatch(name)),
-            key=lambda name: (name.startswith("error-"), name),
+            (name for name in output.list() if FILE_NAME.fullmatch(name)), key=precedence
         )
         read = dict(zip(known.files, known.hashes, strict=True)) if known else {}
 

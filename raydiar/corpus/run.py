@@ -6,11 +6,9 @@ and one that has nothing left to do never starts Ray.
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -25,14 +23,15 @@ from raydiar.corpus.folder import PRIVATE, TEMPORARY, Folder
 from raydiar.corpus.lock import OutputLock, check_lock
 from raydiar.corpus.manifest import read_manifest
 from raydiar.corpus.packs import PACKS, PackPlan, pack_folder, write_packs
-from raydiar.corpus.progress import FailureLimit, Reporter, RunSummary
+from raydiar.corpus.progress import FailureLimit, RunSummary
+from raydiar.corpus.record import versions, write_record
+from raydiar.corpus.reporting import Reporter, print_line
 from raydiar.corpus.stages import Decode, Resolve, Write
 from raydiar.errors import JobFailed, OutputError, RaydiarError
 from raydiar.isolation import IsolatedDecoder
 from raydiar.pipelines.config import LocalPipeline, PipelineConfig
 from raydiar.pipelines.config_file import load_config
 
-RUN_FILE = f"{PRIVATE}/run.json"
 MODELS = f"{PRIVATE}/models"
 
 
@@ -45,7 +44,7 @@ def diarize_corpus(
     num_actors: int | None = None,
     max_failures: int = 500,
     token: str | None = None,
-    report: Callable[[str], None] = print,
+    report: Callable[[str], None] | None = None,
 ) -> RunSummary:
     """Diarize every recording of a manifest that has no row in the output yet.
 
@@ -65,8 +64,9 @@ def diarize_corpus(
         The job stops when more than this many of the last 1,000 recordings failed.
     token : str, optional
         Of Hugging Face, for gated weights.
-    report : callable
-        Takes a line of progress now and then.
+    report : callable, optional
+        Takes a line of progress every half minute. By default a terminal shows one line that is
+        kept up to date, and anything else gets them printed.
 
     Raises
     ------
@@ -79,8 +79,7 @@ def diarize_corpus(
         If the machines or their operator are to blame; run it again to go on.
     """
     folder = Folder(output if "://" in output else os.path.abspath(output))
-    summary = RunSummary(_new_run(), manifest, folder.uri)
-    begun = time.monotonic()
+    summary = RunSummary(_new_run(), manifest, folder.uri, versions=versions())
     recordings = read_manifest(manifest, count_channels)
     if not isinstance(pipeline, PipelineConfig):
         pipeline = load_config(pipeline, token=token)
@@ -91,12 +90,14 @@ def diarize_corpus(
         try:
             plan = write_packs(recordings, before.done, folder, summary.run)
             summary.num_recordings = plan.num_recordings + plan.num_done
-            summary.num_done_before = plan.num_done
-            with _recorded(folder, summary, schema, begun):
+            summary.num_done_before, summary.num_rows_before = plan.num_done, len(before.done)
+            summary.planned_seconds, summary.planned_exactly = plan.seconds, plan.exact
+            with _recorded(folder, summary, schema) as record:
                 if plan.num_recordings:
                     job = _Job(folder, summary.run, plan, weights, schema)
-                    with Reporter(summary, report):
-                        _process(job, summary, device, num_actors, max_failures, report)
+                    with Reporter(summary, record, report):
+                        say = report or print_line
+                        _process(job, summary, device, num_actors, max_failures, say)
                 _finish(folder, summary.run, before, plan.num_recordings)
         finally:
             folder.delete(pack_folder(summary.run))
@@ -141,11 +142,13 @@ def _process(
     # Ray is not imported where there is nothing to do
     from raydiar.corpus.cluster import connected, place, spans_nodes
     from raydiar.corpus.graph import coordinator, job_graph, receipts_of
+    from raydiar.corpus.metrics import JobMetrics
 
     limit = FailureLimit(max_failures)
     with connected():
         placement = place(device, num_actors)
-        summary.device = placement.device
+        summary.device, summary.placement = placement.device, vars(placement)
+        summary.begin_processing()
         report(str(placement))
         weights = job.weights
         if spans_nodes():
@@ -156,6 +159,7 @@ def _process(
         pipeline = dataset.pipeline_of(job.schema)
         resolve = Resolve(config.clustering, plda, config.min_duration_off, pipeline, job.schema)
         write = Write(job.output, job.run, job.schema)
+        metrics = JobMetrics(job.output.uri)
         with coordinator() as actor:
             graph = job_graph(
                 job.plan, job.output, Decode(), weights, resolve, write, placement, actor
@@ -163,6 +167,7 @@ def _process(
             with closing(receipts_of(graph)) as receipts:
                 for receipt in receipts:
                     summary.add(receipt)
+                    metrics.add(receipt)
                     limit.add(receipt)
 
 
@@ -184,25 +189,28 @@ def _locked(folder: Folder, run: str) -> Iterator[None]:
 
 @contextmanager
 def _recorded(
-    folder: Folder, summary: RunSummary, schema: pa.Schema, begun: float
-) -> Iterator[None]:
-    """Keep `run.json` up to date about a run; one that finds nothing to do leaves no record."""
+    folder: Folder, summary: RunSummary, schema: pa.Schema
+) -> Iterator[Callable[[], None]]:
+    """Keep the record of a run up to date; one that finds nothing to do leaves none.
 
-    def write(state: str) -> None:
-        summary.state = state
-        summary.wall_seconds = time.monotonic() - begun
+    Gives a function that writes it once more.
+    """
+
+    def write() -> None:
+        summary.tick()
         if summary.num_recordings > summary.num_done_before:
-            record = vars(summary) | {"pipeline": dataset.pipeline_of(schema)}
-            folder.publish(RUN_FILE, json.dumps(record, indent=2).encode())
+            write_record(folder, summary, dataset.pipeline_of(schema))
 
-    write("running")
+    write()
     try:
-        yield
+        yield write
     except BaseException:
+        summary.state = "stopped"
         with suppress(OSError):  # what stopped the run may be that nothing can be written
-            write("stopped")
+            write()
         raise
-    write("done")
+    summary.state = "done"
+    write()
 
 
 def _agreed_schema(folder: Folder, carried: pa.Schema, weights: LocalPipeline) -> pa.Schema:
