@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from raydiar.corpus.commands import app as corpus
+from raydiar.diarization import CSV_COLUMNS
 from raydiar.errors import RaydiarError
 
 app = typer.Typer(
@@ -111,18 +112,9 @@ def _write_json(outputs) -> None:
 
 def _write_csv(outputs) -> None:
     writer = csv.writer(sys.stdout)
-    writer.writerow(["uri", "start", "end", "speaker", "confidence"])
+    writer.writerow(CSV_COLUMNS)
     for output in outputs:
-        for turn in output.turns:
-            writer.writerow(
-                [
-                    output.uri,
-                    f"{turn.start:.3f}",
-                    f"{turn.end:.3f}",
-                    turn.speaker,
-                    f"{turn.confidence:.3f}",
-                ]
-            )
+        writer.writerows(output.csv_rows())
 
 
 def main() -> None:
