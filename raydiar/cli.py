@@ -78,6 +78,36 @@ def diarize(
         raise typer.Exit(1)
 
 
+@app.command()
+def plan(
+    hours: Annotated[float, typer.Option(help="Of audio, e.g. 1e6.")],
+    cpus: Annotated[int, typer.Option(help="CPU cores of the cluster.")],
+    gpu: Annotated[str | None, typer.Option(help="Kind, e.g. h100; without: CPUs only.")] = None,
+    gpus: Annotated[int, typer.Option(help="Number of GPUs.")] = 1,
+    bitrate: Annotated[str, typer.Option(help="Of the stored audio.")] = "64k",
+    audio: Annotated[str, typer.Option(help="Its format: mp3, opus, 44k-128kbit.mp3, …")] = "mp3",
+    embedding: Annotated[str, typer.Option(help="campplus or resnet34.")] = "campplus",
+    rates: Annotated[
+        str | None, typer.Option(help="JSON of another machine's rates (benchmarks/rates.py).")
+    ] = None,
+) -> None:
+    """Estimate what a corpus takes on a cluster, with the arithmetic shown."""
+    from raydiar.planning import make_plan, parse_bitrate, read_rates
+
+    print(
+        make_plan(
+            hours,
+            cpus,
+            gpu,
+            gpus,
+            bitrate=parse_bitrate(bitrate),
+            audio=audio,
+            embedding=embedding,
+            rates=read_rates(rates),
+        )
+    )
+
+
 def _named(files: list[str]) -> list[dict]:
     """Files with names that RTTM can hold and that tell them apart."""
     names = [re.sub(r"\s+", "_", PurePosixPath(file).stem) or "recording" for file in files]

@@ -150,27 +150,29 @@ def read_status(output: str) -> Status:
         raise OutputError(f"{output} holds no diarization dataset")
     holder = living_holder(folder)
     record = read_record(folder)
-    ok, errors, audio_seconds = _counted(folder)
     summary = None if record is None else RunSummary.from_record(record)
     state = _state(summary, holder)
+    counted = _counted(folder, summary.run if summary else "")
     known = num_known = left = None
     if summary is not None:
         num_known = summary.num_rows_before + summary.num_known
-        # what earlier runs did is in the output, and no longer estimated
-        known = audio_seconds + max(0.0, summary.known_seconds - summary.audio_seconds)
+        # rows of this run may be newer than its record; those of earlier runs are no estimates
+        known = counted.audio_seconds
+        if state != "done":
+            known += max(0.0, summary.known_seconds - counted.audio_seconds_of_run)
         left = summary.seconds_left if state == "running" else None
     return Status(
         output=output,
         state=state,
-        num_ok=ok,
-        num_errors=sum(kind.count for kind in errors),
+        num_ok=counted.num_ok,
+        num_errors=sum(kind.count for kind in counted.errors),
         num_known=num_known,
-        audio_seconds=audio_seconds,
+        audio_seconds=counted.audio_seconds,
         known_seconds=known,
         known_exactly=summary is not None and (summary.planned_exactly or state == "done"),
         speed=summary.speed if summary else 0.0,
         seconds_left=left,
-        errors=errors,
+        errors=counted.errors,
         fingerprint=(pipeline_of(schema) or {}).get("fingerprint"),
         run=summary.run if summary else holder,
         manifest=summary.manifest if summary else None,
@@ -186,31 +188,41 @@ def _state(summary: RunSummary | None, holder: str | None) -> str:
     return "killed" if summary.state == "running" and holder is None else summary.state
 
 
-def _counted(folder: Folder) -> tuple[int, tuple[ErrorKind, ...], float]:
-    """Rows of status "ok", kinds of errors, and seconds of audio, of the rows that count."""
+@dataclass(frozen=True)
+class _Counts:
+    num_ok: int
+    errors: tuple[ErrorKind, ...]
+    audio_seconds: float
+    audio_seconds_of_run: float
+
+
+def _counted(folder: Folder, run: str) -> _Counts:
+    """Count the rows that are not overruled."""
     for _ in range(5):
         try:
-            return _counted_once(folder)
+            return _counted_once(folder, run)
         except FileNotFoundError:
             continue  # the end of a job rewrote a file meanwhile
     raise OutputError(f"{folder.uri} changes while it is read; try again")
 
 
-def _counted_once(folder: Folder) -> tuple[int, tuple[ErrorKind, ...], float]:
+def _counted_once(folder: Folder, run: str) -> _Counts:
     sizes = {name: size for name, size in folder.list().items() if FILE_NAME.fullmatch(name)}
     files = sorted(sizes, key=precedence)
     with ThreadPoolExecutor(_THREADS) as threads:
         tables = list(threads.map(lambda name: _read(folder, name, sizes[name]), files))
     hashes = tuple(hash_ids(table.column("recording_id").to_pylist()) for table in tables)
-    num_ok, audio_seconds = 0, 0.0
+    num_ok, total, of_run = 0, 0.0, 0.0
     failed: list[pa.Table] = []
     for name, table, keep in zip(files, tables, Inventory(tuple(files), hashes).kept, strict=True):
         if name.startswith("error-"):
             failed.append(table.filter(pa.array(keep)))
-        else:
-            num_ok += int(keep.sum())
-            audio_seconds += float(np.sum(table.column("duration").to_numpy()[keep]))
-    return num_ok, _kinds(failed), audio_seconds
+            continue
+        seconds = float(np.sum(table.column("duration").to_numpy()[keep]))
+        num_ok += int(keep.sum())
+        total += seconds
+        of_run += seconds * name.startswith(f"ok-{run}-")
+    return _Counts(num_ok, _kinds(failed), total, of_run)
 
 
 def _read(folder: Folder, name: str, size: int) -> pa.Table:
