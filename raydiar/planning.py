@@ -108,7 +108,7 @@ def read_rates(path: str | None = None) -> dict[str, Rate]:
     if path is not None:
         try:
             with open(path, encoding="utf-8") as file:
-                rates |= json.load(file)
+                rates = {**rates, **json.load(file)}
         except (OSError, ValueError, TypeError) as error:
             raise ConfigError(f"{path} cannot be read as rates: {error}") from error
     try:

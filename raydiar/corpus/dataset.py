@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -29,6 +30,7 @@ from raydiar.errors import OutputError
 
 SCHEMA_FILE = f"{PRIVATE}/schema.parquet"
 _PIPELINE_KEY = b"raydiar.pipeline"
+_FILES_AHEAD = 8  # of a dataset that is streamed
 FILE_NAME = re.compile(r"(ok|error)-.+\.parquet")
 
 TURNS = pa.list_(
@@ -247,11 +249,21 @@ class DiarizationDataset:
         return int(sum(keep.sum() for keep in self.inventory.kept))
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Stream the rows, one batch a file."""
-        for name, keep in zip(self.inventory.files, self.inventory.kept, strict=True):
+        """Stream the rows, one batch a file; the next few files are read meanwhile."""
+
+        def read(name: str, keep: np.ndarray) -> list[pa.RecordBatch]:
             with self.output.open(name) as file:
                 table = pq.read_table(file, columns=columns)
-            yield from table.filter(pa.array(keep)).combine_chunks().to_batches()
+            return table.filter(pa.array(keep)).combine_chunks().to_batches()
+
+        with ThreadPoolExecutor(_FILES_AHEAD) as threads:
+            reading: deque[Future] = deque()
+            for name, keep in zip(self.inventory.files, self.inventory.kept, strict=True):
+                reading.append(threads.submit(read, name, keep))
+                if len(reading) > _FILES_AHEAD:
+                    yield from reading.popleft().result()
+            while reading:
+                yield from reading.popleft().result()
 
     def to_table(self, columns: Sequence[str] | None = None) -> pa.Table:
         schema = self.schema if columns is None else pa.schema(map(self.schema.field, columns))
