@@ -13,9 +13,9 @@ from importlib.resources import files
 from pathlib import PurePosixPath
 
 from raydiar.errors import ConfigError
+from raydiar.storage import BLOCK_BYTES
 
 PCM_BYTES = 16_000 * 2 * 3600  # of an hour at 16 kHz, int16
-BLOCK_BYTES = 4 * 2**20  # of one request to an object store, as `raydiar.storage` reads
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def job(local_ray, sample_wav, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packs, "PACK_SECONDS", 6.0)
-        patch.setattr("raydiar.corpus.run.Reporter", partial(Reporter, every=0.5))
+        patch.setattr("raydiar.corpus.run.Reporter", partial(Reporter, every=0.1))
         diarize_corpus(str(manifest), output, report=report)
     return output, asked, lines
 
@@ -164,7 +164,9 @@ def test_an_output_tells_its_state(folder):
     write_record(folder, summary("run1", num_ok=2, state="stopped"), PIPELINE)
     assert read_status(folder.uri).state == "stopped"
     with OutputLock(folder, "run2"):
-        assert read_status(folder.uri).state == "starting"
+        status = read_status(folder.uri)
+        assert (status.state, status.run, status.num_known) == ("starting", "run2", None)
+        assert "state       starting (run run2)" in str(status)
         write_record(folder, summary("run2"), PIPELINE)
         # a run that lost its lock, waking up late
         write_record(folder, summary("run1", state="stopped"), PIPELINE)
@@ -259,6 +261,19 @@ def test_time_left_and_known_hours_come_from_what_is_done():
 )
 def test_durations_are_in_words(seconds, words):
     assert duration(seconds) == words
+
+
+def test_a_job_that_finishes_nothing_says_so_even_if_its_record_cannot_be_written(monkeypatch):
+    monkeypatch.setattr("raydiar.corpus.reporting.QUIET_SECONDS", 0.1)
+
+    def fail():
+        raise OSError("the storage is away")
+
+    lines = []
+    with Reporter(summary("run1"), fail, lines.append, every=0.1):
+        time.sleep(0.6)
+    assert len(lines) >= 2
+    assert re.search(r"0 errors; nothing finished for \d+ s$", lines[-1])
 
 
 WATCHED = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -42,7 +43,7 @@ class Reporter:
 
     def __enter__(self) -> Reporter:
         if self.report is None:
-            if sys.stdout.isatty():
+            if sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown"):
                 self._live.enter_context(_live_line(self._line))
             else:
                 self.report = print_line

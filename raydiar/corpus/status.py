@@ -68,7 +68,7 @@ class Status:
         In the output.
     known_seconds : float or None
         In the output then; `known_exactly` says whether nothing of it is estimated.
-    speed : float
+    speed : float or None
         Of the latest run, in times real time.
     seconds_left : float or None
         Of a run that runs and has finished something.
@@ -88,7 +88,7 @@ class Status:
     audio_seconds: float
     known_seconds: float | None
     known_exactly: bool
-    speed: float
+    speed: float | None
     seconds_left: float | None
     errors: tuple[ErrorKind, ...]
     fingerprint: str | None
@@ -106,7 +106,8 @@ class Status:
     def __str__(self) -> str:
         state = self.state
         if self.run:
-            state += f" (run {self.run}, {self.speed:,.1f} x real time)"
+            speed = "" if self.speed is None else f", {self.speed:,.1f} x real time"
+            state += f" (run {self.run}{speed})"
         if self.seconds_left is not None:
             state += f", ≈{duration(self.seconds_left)} left"
         of_known = "" if self.num_known is None else f" of {self.num_known:,}"
@@ -148,10 +149,12 @@ def read_status(output: str) -> Status:
     schema = read_schema(folder)
     if schema is None:
         raise OutputError(f"{output} holds no diarization dataset")
-    holder = living_holder(folder)
+    holder = living_holder(folder)  # first: a run that ends meanwhile has then said so
     record = read_record(folder)
     summary = None if record is None else RunSummary.from_record(record)
     state = _state(summary, holder)
+    if state == "starting":
+        summary = None  # what is on record is an earlier run's
     counted = _counted(folder, summary.run if summary else "")
     known = num_known = left = None
     if summary is not None:
@@ -170,7 +173,7 @@ def read_status(output: str) -> Status:
         audio_seconds=counted.audio_seconds,
         known_seconds=known,
         known_exactly=summary is not None and (summary.planned_exactly or state == "done"),
-        speed=summary.speed if summary else 0.0,
+        speed=summary.speed if summary else None,
         seconds_left=left,
         errors=counted.errors,
         fingerprint=(pipeline_of(schema) or {}).get("fingerprint"),
