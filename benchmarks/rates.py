@@ -57,7 +57,7 @@ def rates_of_job(output: str, gpu: str | None, embedding: str, machine: str) -> 
     """
     folder = Folder(output)
     record = read_record(folder)
-    if record is None or not record["audio_seconds"]:
+    if record is None or not record["step_seconds"].get("inference"):
         raise SystemExit(f"{output} holds no record of a run that diarized something")
     audio_seconds, spent = record["audio_seconds"], record["step_seconds"]
     source = f"measured: {audio_seconds / 3600:.1f} h in run {record['run']}, {machine}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -48,6 +48,8 @@ class PackPlan:
         Estimated duration of all packs.
     exact : bool
         Whether the manifest gives every duration, so that nothing is estimated.
+    hashes : (num_recordings,) S16
+        Sorted, of the recordings to be done.
     """
 
     folder: str
@@ -58,6 +60,7 @@ class PackPlan:
     num_done: int
     seconds: float
     exact: bool
+    hashes: np.ndarray = field(repr=False)
 
 
 def pack_folder(run: str) -> str:
@@ -92,12 +95,15 @@ def write_packs(manifest: Manifest, done: np.ndarray, output: Folder, run: str) 
     """
     folder = pack_folder(run)
     seen: list[np.ndarray] = [np.empty(0, "S16")]
+    to_do: list[np.ndarray] = [np.empty(0, "S16")]
 
     def remaining() -> Iterator[dict]:
         for batch in manifest.batches():
             hashes = hash_ids(batch.column("recording_id").to_pylist())
             seen.append(hashes)
-            yield from batch.filter(pa.array(~is_done(hashes, done))).to_pylist()
+            remains = ~is_done(hashes, done)
+            to_do.append(hashes[remains])
+            yield from batch.filter(pa.array(remains)).to_pylist()
 
     writers = {
         kind: _PackWriter(output, f"{folder}/{kind}", pack_schema(manifest.schema))
@@ -127,6 +133,7 @@ def write_packs(manifest: Manifest, done: np.ndarray, output: Folder, run: str) 
         num_done=len(hashes) - num_recordings,
         seconds=total,
         exact=exact,
+        hashes=np.sort(np.concatenate(to_do)),
     )
 
 

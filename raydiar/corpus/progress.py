@@ -29,7 +29,8 @@ class RunSummary:
     num_done_before : int
         How many of these had a row when the run began.
     num_rows_before : int
-        Recordings that the output held then, of this manifest or another.
+        Recordings that the output held then and that this run does not do again, of this manifest
+        or another.
     num_ok : int
         Recordings diarized by this run.
     errors : Counter

@@ -14,20 +14,22 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import numpy as np
 import pyarrow as pa
 
 from raydiar.clustering import PLDA
 from raydiar.corpus import dataset
 from raydiar.corpus.failures import MACHINE, blame
 from raydiar.corpus.folder import PRIVATE, TEMPORARY, Folder
+from raydiar.corpus.kept import Keep, ReadKept, check_made_by, prepare, read_schema, write_plan
 from raydiar.corpus.lock import OutputLock, check_lock
-from raydiar.corpus.manifest import read_manifest
+from raydiar.corpus.manifest import RECORDING_FIELDS, read_manifest
 from raydiar.corpus.packs import PACKS, PackPlan, pack_folder, write_packs
 from raydiar.corpus.progress import FailureLimit, RunSummary
 from raydiar.corpus.record import versions, write_record
 from raydiar.corpus.reporting import Reporter, print_line
 from raydiar.corpus.stages import Decode, Resolve, Write
-from raydiar.errors import JobFailed, OutputError, RaydiarError
+from raydiar.errors import ConfigError, JobFailed, OutputError, RaydiarError
 from raydiar.isolation import IsolatedDecoder
 from raydiar.pipelines.config import LocalPipeline, PipelineConfig
 from raydiar.pipelines.config_file import load_config
@@ -43,6 +45,10 @@ def diarize_corpus(
     device: str = "auto",
     num_actors: int | None = None,
     max_failures: int = 500,
+    retry_errors: str | None = None,
+    reprocess: bool = False,
+    keep_local: str | None = None,
+    decode_time_limit: float = 120.0,
     token: str | None = None,
     report: Callable[[str], None] | None = None,
 ) -> RunSummary:
@@ -62,6 +68,15 @@ def diarize_corpus(
         Inference actors; by default one a GPU, or as many as the CPUs hold.
     max_failures : int
         The job stops when more than this many of the last 1,000 recordings failed.
+    retry_errors : str, optional
+        Do again the recordings of the manifest whose row is an error: "retryable" ones (storage
+        did not answer, say), or "all".
+    reprocess : bool
+        If another pipeline made the output, delete its rows and begin anew.
+    keep_local : str, optional
+        Folder or fsspec URI in which LocalSpeakers are kept, for `resolve_corpus`.
+    decode_time_limit : float, s
+        A recording whose decoding takes longer, beyond a tenth of its duration, has stalled.
     token : str, optional
         Of Hugging Face, for gated weights.
     report : callable, optional
@@ -78,31 +93,84 @@ def diarize_corpus(
     JobFailed
         If the machines or their operator are to blame; run it again to go on.
     """
-    folder = Folder(output if "://" in output else os.path.abspath(output))
+    if retry_errors not in (None, "retryable", "all"):
+        raise ConfigError(f"retry_errors must be retryable or all, not {retry_errors!r}")
+    folder = _folder(output)
     summary = RunSummary(_new_run(), manifest, folder.uri, versions=versions())
     recordings = read_manifest(manifest, count_channels)
     if not isinstance(pipeline, PipelineConfig):
         pipeline = load_config(pipeline, token=token)
     weights = pipeline.localize(token)
     with _locked(folder, summary.run):
-        schema = _agreed_schema(folder, recordings.carried, weights)
+        schema = _agreed_schema(folder, recordings.carried, weights, reprocess)
+        keep = None
+        if keep_local is not None:
+            kept = _folder(keep_local)
+            keep = Keep(kept, summary.run, prepare(kept, recordings.schema, weights))
         before = dataset.Inventory.read(folder)
-        try:
-            plan = write_packs(recordings, before.done, folder, summary.run)
-            summary.num_recordings = plan.num_recordings + plan.num_done
-            summary.num_done_before, summary.num_rows_before = plan.num_done, len(before.done)
-            summary.planned_seconds, summary.planned_exactly = plan.seconds, plan.exact
-            with _recorded(folder, summary, schema) as record:
+        done = before.done
+        if retry_errors:
+            again = dataset.failed(folder, before, only_retryable=retry_errors == "retryable")
+            done = done[~dataset.is_done(done, again)]
+        with _scratch(folder, summary.run):
+            plan = write_packs(recordings, done, folder, summary.run)
+            with _recorded(folder, summary, plan, before, schema) as record:
+                if plan.num_recordings:
+                    job = _Job(folder, summary.run, plan, weights, schema)
+                    decode = Decode(time_limit=decode_time_limit)
+                    with Reporter(summary, record, report):
+                        say = report or print_line
+                        _process(job, decode, keep, summary, device, num_actors, max_failures, say)
+                _finish(folder, summary.run, before, plan)
+    return summary
+
+
+def resolve_corpus(
+    kept: str,
+    output: str,
+    pipeline: str | PipelineConfig | None = None,
+    *,
+    max_failures: int = 500,
+    token: str | None = None,
+    report: Callable[[str], None] | None = None,
+) -> RunSummary:
+    """Cluster again, with other parameters, what `diarize_corpus` kept with `keep_local`.
+
+    Needs neither GPU nor audio. Recordings of which there is a row in the output are left out.
+
+    Parameters
+    ----------
+    kept : str
+        Folder or fsspec URI of LocalSpeakers.
+    output, pipeline, max_failures, token, report
+        See `diarize_corpus`. The networks of the pipeline must be those of the LocalSpeakers.
+
+    Raises
+    ------
+    OutputError
+        Also if there are no LocalSpeakers, or they are of another pipeline.
+    ConfigError, WeightsNotFound, CheckpointError, JobFailed
+    """
+    source, folder = _folder(kept), _folder(output)
+    summary = RunSummary(_new_run(), source.uri, folder.uri, versions=versions())
+    kept_schema = read_schema(source)
+    if not isinstance(pipeline, PipelineConfig):
+        pipeline = load_config(pipeline, token=token)
+    weights = pipeline.localize(token)
+    check_made_by(source, kept_schema, weights)
+    recording = kept_schema.field("recording").type
+    carried = pa.schema([f for f in recording if f.name not in RECORDING_FIELDS.names])
+    with _locked(folder, summary.run):
+        schema = _agreed_schema(folder, carried, weights)
+        before = dataset.Inventory.read(folder)
+        with _scratch(folder, summary.run):
+            plan = write_plan(source, before.done, folder, summary.run)
+            with _recorded(folder, summary, plan, before, schema) as record:
                 if plan.num_recordings:
                     job = _Job(folder, summary.run, plan, weights, schema)
                     with Reporter(summary, record, report):
-                        say = report or print_line
-                        _process(job, summary, device, num_actors, max_failures, say)
-                _finish(folder, summary.run, before, plan.num_recordings)
-        finally:
-            folder.delete(pack_folder(summary.run))
-        for leftover in (PACKS, TEMPORARY):  # of killed runs
-            folder.delete(leftover)
+                        _resolve(job, ReadKept(source), summary, max_failures)
+                _finish(folder, summary.run, before, plan)
     return summary
 
 
@@ -129,22 +197,31 @@ class _Job:
     weights: LocalPipeline
     schema: pa.Schema
 
+    def resolve(self) -> Resolve:
+        config = self.weights.config
+        plda = PLDA.load(self.weights.plda) if self.weights.plda else None
+        pipeline = dataset.pipeline_of(self.schema)
+        return Resolve(config.clustering, plda, config.min_duration_off, pipeline, self.schema)
+
+    def write(self) -> Write:
+        return Write(self.output, self.run, self.schema)
+
 
 def _process(
     job: _Job,
+    decode: Decode,
+    keep: Keep | None,
     summary: RunSummary,
     device: str,
     num_actors: int | None,
     max_failures: int,
     report: Callable[[str], None],
 ) -> None:
-    """Run the graph and count its receipts."""
+    """Run the graph of `diarize_corpus` and count its receipts."""
     # Ray is not imported where there is nothing to do
     from raydiar.corpus.cluster import connected, place, spans_nodes
-    from raydiar.corpus.graph import coordinator, job_graph, receipts_of
-    from raydiar.corpus.metrics import JobMetrics
+    from raydiar.corpus.graph import coordinator, job_graph
 
-    limit = FailureLimit(max_failures)
     with connected():
         placement = place(device, num_actors)
         summary.device, summary.placement = placement.device, vars(placement)
@@ -154,21 +231,47 @@ def _process(
         if spans_nodes():
             # once, by the driver: a thousand nodes must not ask the Hub or the package index
             weights = weights.mirror(f"{job.output.uri}/{MODELS}").config
-        config = job.weights.config
-        plda = PLDA.load(job.weights.plda) if job.weights.plda else None
-        pipeline = dataset.pipeline_of(job.schema)
-        resolve = Resolve(config.clustering, plda, config.min_duration_off, pipeline, job.schema)
-        write = Write(job.output, job.run, job.schema)
-        metrics = JobMetrics(job.output.uri)
         with coordinator() as actor:
             graph = job_graph(
-                job.plan, job.output, Decode(), weights, resolve, write, placement, actor
+                job.plan,
+                job.output,
+                decode,
+                weights,
+                job.resolve(),
+                job.write(),
+                placement,
+                actor,
+                keep,
             )
-            with closing(receipts_of(graph)) as receipts:
-                for receipt in receipts:
-                    summary.add(receipt)
-                    metrics.add(receipt)
-                    limit.add(receipt)
+            _count(graph, summary, max_failures)
+
+
+def _resolve(job: _Job, read: ReadKept, summary: RunSummary, max_failures: int) -> None:
+    """Run the graph of `resolve_corpus` and count its receipts."""
+    from raydiar.corpus.cluster import connected
+    from raydiar.corpus.graph import resolve_graph
+
+    with connected():
+        summary.device = "cpu"
+        summary.begin_processing()
+        graph = resolve_graph(job.plan, job.output, read, job.resolve(), job.write())
+        _count(graph, summary, max_failures)
+
+
+def _count(graph, summary: RunSummary, max_failures: int) -> None:
+    from raydiar.corpus.graph import receipts_of
+    from raydiar.corpus.metrics import JobMetrics
+
+    limit, metrics = FailureLimit(max_failures), JobMetrics(summary.output)
+    with closing(receipts_of(graph)) as receipts:
+        for receipt in receipts:
+            summary.add(receipt)
+            metrics.add(receipt)
+            limit.add(receipt)
+
+
+def _folder(uri: str) -> Folder:
+    return Folder(uri if "://" in uri else os.path.abspath(uri))
 
 
 def _new_run() -> str:
@@ -188,13 +291,33 @@ def _locked(folder: Folder, run: str) -> Iterator[None]:
 
 
 @contextmanager
+def _scratch(folder: Folder, run: str) -> Iterator[None]:
+    """Leave nothing behind that only this run needed, or that killed ones left."""
+    try:
+        yield
+    finally:
+        folder.delete(pack_folder(run))
+    for leftover in (PACKS, TEMPORARY):
+        folder.delete(leftover)
+
+
+@contextmanager
 def _recorded(
-    folder: Folder, summary: RunSummary, schema: pa.Schema
+    folder: Folder,
+    summary: RunSummary,
+    plan: PackPlan,
+    before: dataset.Inventory,
+    schema: pa.Schema,
 ) -> Iterator[Callable[[], None]]:
     """Keep the record of a run up to date; one that finds nothing to do leaves none.
 
     Gives a function that writes it once more.
     """
+    summary.num_recordings = plan.num_recordings + plan.num_done
+    summary.num_done_before = plan.num_done
+    done_again = dataset.is_done(plan.hashes, before.done).sum()
+    summary.num_rows_before = len(before.done) - int(done_again)
+    summary.planned_seconds, summary.planned_exactly = plan.seconds, plan.exact
 
     def write() -> None:
         summary.tick()
@@ -213,7 +336,9 @@ def _recorded(
     write()
 
 
-def _agreed_schema(folder: Folder, carried: pa.Schema, weights: LocalPipeline) -> pa.Schema:
+def _agreed_schema(
+    folder: Folder, carried: pa.Schema, weights: LocalPipeline, reprocess: bool = False
+) -> pa.Schema:
     """Schema of the output, which its first run fixes.
 
     Raises
@@ -223,6 +348,9 @@ def _agreed_schema(folder: Folder, carried: pa.Schema, weights: LocalPipeline) -
     """
     pipeline = weights.describe()
     schema = dataset.read_schema(folder)
+    if reprocess and schema and dataset.pipeline_of(schema)["fingerprint"] != weights.fingerprint:
+        dataset.delete_rows(folder)
+        schema = None
     if schema is None:
         schema = dataset.dataset_schema(weights.dimension, carried, pipeline)
         dataset.write_schema(folder, schema)
@@ -233,7 +361,7 @@ def _agreed_schema(folder: Folder, carried: pa.Schema, weights: LocalPipeline) -
         raise OutputError(
             f"{folder.uri} was made by another pipeline (fingerprint {made_by['fingerprint']}, "
             f"now {pipeline['fingerprint']}; different: {', '.join(changed) or 'numerics'}). "
-            "Choose another output."
+            "Choose another output, or delete its rows and do them again with --reprocess."
         )
     for column in carried:
         if column.name not in schema.names:
@@ -250,10 +378,10 @@ def _agreed_schema(folder: Folder, carried: pa.Schema, weights: LocalPipeline) -
     return schema
 
 
-def _finish(folder: Folder, run: str, before: dataset.Inventory, num_recordings: int) -> None:
+def _finish(folder: Folder, run: str, before: dataset.Inventory, plan: PackPlan) -> None:
     """Leave exactly one row a recording, to any reader."""
     after = dataset.Inventory.read(folder, known=before)
-    missing = len(before.done) + num_recordings - len(after.done)
+    missing = np.sum(~dataset.is_done(plan.hashes, after.of_run(run)))
     if missing:
         raise JobFailed(f"{missing} recordings were left without a row; run the job again")
     check_lock(folder, run)

@@ -54,9 +54,9 @@ RECEIPT = pa.schema(
 
 
 @cache
-def _decoder() -> IsolatedDecoder:
+def _decoder(time_limit: float) -> IsolatedDecoder:
     """The decoding child of this process, which serves task after task."""
-    return IsolatedDecoder()
+    return IsolatedDecoder(time_limit)
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,14 @@ class Decode:
     Parameters
     ----------
     max_duration : float, s
+    time_limit : float, s
+        See `IsolatedDecoder`.
     attempts : int
         For failures of the moment.
     """
 
     max_duration: float = MAX_DURATION
+    time_limit: float = 120.0
     attempts: int = 5
 
     def __call__(self, pack: pa.Table) -> pa.Table:
@@ -105,7 +108,7 @@ class Decode:
                 f"{recording['uri']}: its channels could not be counted when the manifest was "
                 "read. Run the job again to split it."
             )
-        return _decoder().decode(
+        return _decoder(self.time_limit).decode(
             recording["uri"],
             start=recording["start"] or 0.0,
             duration=recording["duration"],

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raydiar.corpus.dataset import FILE_NAME, Inventory, pipeline_of, precedence, read_schema
+from raydiar.corpus.dataset import Inventory, in_precedence, pipeline_of, read_schema
 from raydiar.corpus.folder import Folder
 from raydiar.corpus.lock import living_holder
 from raydiar.corpus.manifest import hash_ids
@@ -210,8 +210,8 @@ def _counted(folder: Folder, run: str) -> _Counts:
 
 
 def _counted_once(folder: Folder, run: str) -> _Counts:
-    sizes = {name: size for name, size in folder.list().items() if FILE_NAME.fullmatch(name)}
-    files = sorted(sizes, key=precedence)
+    sizes = folder.list()
+    files = in_precedence(sizes)
     with ThreadPoolExecutor(_THREADS) as threads:
         tables = list(threads.map(lambda name: _read(folder, name, sizes[name]), files))
     hashes = tuple(hash_ids(table.column("recording_id").to_pylist()) for table in tables)
