@@ -126,7 +126,7 @@ def main() -> None:
         manifest = make_corpus(arguments.into / "corpus")
         [reference] = read_rttm(hub.fetch(f"{SAMPLE}.rttm")).values()
     console.print("==> Running the corpus job on a local Ray")
-    summary = diarize_corpus(str(manifest), str(output), report=console.print)
+    summary = diarize_corpus(str(manifest), str(output))
     console.print(f"{summary}\n")
 
     rows = dataset.open(str(output)).to_table().sort_by("recording_id").to_pylist()

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from raydiar.corpus.commands import app as corpus
+from raydiar.diarization import CSV_COLUMNS
 from raydiar.errors import RaydiarError
 
 app = typer.Typer(
@@ -77,6 +78,36 @@ def diarize(
         raise typer.Exit(1)
 
 
+@app.command()
+def plan(
+    hours: Annotated[float, typer.Option(help="Of audio, e.g. 1e6.")],
+    cpus: Annotated[int, typer.Option(help="CPU cores of the cluster.")],
+    gpu: Annotated[str | None, typer.Option(help="Kind, e.g. h100; without: CPUs only.")] = None,
+    gpus: Annotated[int, typer.Option(help="Number of GPUs.")] = 1,
+    bitrate: Annotated[str, typer.Option(help="Of the stored audio.")] = "64k",
+    audio: Annotated[str, typer.Option(help="Its format: mp3, opus, 44k-128kbit.mp3, …")] = "mp3",
+    embedding: Annotated[str, typer.Option(help="campplus or resnet34.")] = "campplus",
+    rates: Annotated[
+        str | None, typer.Option(help="JSON of another machine's rates (benchmarks/rates.py).")
+    ] = None,
+) -> None:
+    """Estimate what a corpus takes on a cluster, with the arithmetic shown."""
+    from raydiar.planning import make_plan, parse_bitrate, read_rates
+
+    print(
+        make_plan(
+            hours,
+            cpus,
+            gpu,
+            gpus,
+            bitrate=parse_bitrate(bitrate),
+            audio=audio,
+            embedding=embedding,
+            rates=read_rates(rates),
+        )
+    )
+
+
 def _named(files: list[str]) -> list[dict]:
     """Files with names that RTTM can hold and that tell them apart."""
     names = [re.sub(r"\s+", "_", PurePosixPath(file).stem) or "recording" for file in files]
@@ -111,18 +142,9 @@ def _write_json(outputs) -> None:
 
 def _write_csv(outputs) -> None:
     writer = csv.writer(sys.stdout)
-    writer.writerow(["uri", "start", "end", "speaker", "confidence"])
+    writer.writerow(CSV_COLUMNS)
     for output in outputs:
-        for turn in output.turns:
-            writer.writerow(
-                [
-                    output.uri,
-                    f"{turn.start:.3f}",
-                    f"{turn.end:.3f}",
-                    turn.speaker,
-                    f"{turn.confidence:.3f}",
-                ]
-            )
+        writer.writerows(output.csv_rows())
 
 
 def main() -> None:

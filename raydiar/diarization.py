@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from pyannote.core import Annotation
 
 
+CSV_COLUMNS = ("uri", "start", "end", "speaker", "confidence")
+
+
 @dataclass(frozen=True)
 class Turn:
     """One uninterrupted stretch of one speaker; `start` and `end` in seconds.
@@ -173,6 +176,12 @@ class Diarization:
                 f"SPEAKER {self.uri} 1 {turn.start:.3f} {turn.duration:.3f} "
                 f"<NA> <NA> {turn.speaker} <NA> <NA>\n"
             )
+
+    def csv_rows(self, exclusive: bool = False) -> Iterator[tuple[str, ...]]:
+        """A row of `CSV_COLUMNS` per turn, times in seconds to the millisecond."""
+        for turn in self.exclusive_turns if exclusive else self.turns:
+            confidence = "" if turn.confidence is None else f"{turn.confidence:.3f}"
+            yield self.uri, f"{turn.start:.3f}", f"{turn.end:.3f}", turn.speaker, confidence
 
     def serialize(self) -> dict:
         """JSON-able dict in pyannote.audio's form: `diarization` and `exclusive_diarization`."""

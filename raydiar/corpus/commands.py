@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
@@ -139,3 +140,47 @@ def manifest(
         typer.echo(f"raydiar: {error}", err=True)
         raise typer.Exit(1) from None
     typer.echo(f"{num_recordings} recordings in {output}")
+
+
+@app.command()
+def status(
+    output: Annotated[str, typer.Argument(help="Folder or URI of a dataset.")],
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Tell where OUTPUT stands, of a job that runs or not."""
+    from raydiar.corpus.status import read_status
+
+    try:
+        found = read_status(output)
+    except RaydiarError as error:
+        typer.echo(f"raydiar: {error}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else found)
+
+
+@app.command()
+def export(
+    output: Annotated[str, typer.Argument(help="Folder or URI of a dataset.")],
+    rttm: Annotated[str | None, typer.Option(help="Folder: an RTTM file a recording.")] = None,
+    csv: Annotated[str | None, typer.Option(help="File: a line a turn.")] = None,
+    as_json: Annotated[
+        str | None, typer.Option("--json", help="File: an array of a line a recording.")
+    ] = None,
+    turns: Annotated[str | None, typer.Option(help="Parquet file: a row a turn.")] = None,
+    exclusive: Annotated[bool, typer.Option(help="At most one speaker at a time.")] = False,
+) -> None:
+    """Write the turns of OUTPUT in one other form; destinations are paths or URIs."""
+    asked = {"rttm": rttm, "csv": csv, "json": as_json, "turns": turns}
+    chosen = {form: destination for form, destination in asked.items() if destination}
+    if len(chosen) != 1:
+        raise typer.BadParameter("give one of --rttm, --csv, --json and --turns")
+    [(form, destination)] = chosen.items()
+    from raydiar.corpus.export import export as export_dataset
+
+    try:
+        exported = export_dataset(output, form, destination, exclusive)
+    except RaydiarError as error:
+        typer.echo(f"raydiar: {error}", err=True)
+        raise typer.Exit(1) from None
+    left_out = f"; {exported.num_errors:,} error rows left out" if exported.num_errors else ""
+    typer.echo(f"{exported.num_recordings:,} recordings in {destination}{left_out}")

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -30,6 +31,7 @@ from raydiar.errors import OutputError
 
 SCHEMA_FILE = f"{PRIVATE}/schema.parquet"
 _PIPELINE_KEY = b"raydiar.pipeline"
+_FILES_AHEAD = 8  # of a dataset that is streamed
 _FILE_NAME = re.compile(r"(ok|error)-.+\.parquet")
 
 TURNS = pa.list_(
@@ -249,15 +251,32 @@ class DiarizationDataset:
         return int(sum(keep.sum() for keep in self.inventory.kept))
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Stream the rows, one batch a file."""
-        for name, keep in zip(self.inventory.files, self.inventory.kept, strict=True):
+        """Stream the rows, one batch a file; the next few files are read meanwhile."""
+
+        def read(name: str, keep: np.ndarray) -> list[pa.RecordBatch]:
             with self.output.open(name) as file:
                 table = pq.read_table(file, columns=columns)
-            yield from table.filter(pa.array(keep)).combine_chunks().to_batches()
+            return table.filter(pa.array(keep)).combine_chunks().to_batches()
+
+        with ThreadPoolExecutor(_FILES_AHEAD) as threads:
+            reading: deque[Future] = deque()
+            for name, keep in zip(self.inventory.files, self.inventory.kept, strict=True):
+                reading.append(threads.submit(read, name, keep))
+                if len(reading) > _FILES_AHEAD:
+                    yield from reading.popleft().result()
+            while reading:
+                yield from reading.popleft().result()
 
     def to_table(self, columns: Sequence[str] | None = None) -> pa.Table:
         schema = self.schema if columns is None else pa.schema(map(self.schema.field, columns))
         return pa.Table.from_batches(self.batches(columns), schema=schema)
+
+
+def in_precedence(names: Iterable[str]) -> list[str]:
+    """Those names that are files of rows; of two rows of a recording, that of the first counts."""
+    files = sorted(name for name in names if _FILE_NAME.fullmatch(name))
+    errors = [name for name in files if name.startswith("error-")]
+    return [name for name in files if name.startswith("ok-")] + errors[::-1]
 
 
 @dataclass(frozen=True)
@@ -278,9 +297,7 @@ class Inventory:
     @classmethod
     def read(cls, output: Folder, known: Inventory | None = None) -> Inventory:
         """Read the ids of all files of an output, or only of those not `known` (none changes)."""
-        names = sorted(name for name in output.list() if _FILE_NAME.fullmatch(name))
-        errors = [name for name in names if name.startswith("error-")]
-        files = [name for name in names if name.startswith("ok-")] + errors[::-1]
+        files = in_precedence(output.list())
         read = dict(zip(known.files, known.hashes, strict=True)) if known else {}
 
         def ids_of(name: str) -> np.ndarray:

@@ -8,7 +8,10 @@ open publishes half a file on object stores.
 from __future__ import annotations
 
 import os
+import tempfile
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -110,3 +113,34 @@ class Folder:
         path = self.path(name)
         if self.fs.exists(path):
             self.fs.rm(path, recursive=True)
+
+
+@contextmanager
+def staged(destination: str) -> Iterator[str]:
+    """A local path to write a file at, which is published whole if the block ends well.
+
+    For files that do not fit into memory. Local ones are staged where they will lie, others in the
+    temporary folder of this machine.
+
+    Parameters
+    ----------
+    destination : str
+        Path or fsspec URI; an older file there is replaced.
+    """
+    fs, path = url_to_fs(destination)
+    if not isinstance(fs, LocalFileSystem):
+        with tempfile.TemporaryDirectory(prefix="raydiar-") as folder:
+            yield f"{folder}/file"
+            fs.put_file(f"{folder}/file", path)
+        return
+    folder, name = os.path.split(path)
+    os.makedirs(folder, exist_ok=True)
+    temporary = f"{folder}/.{name}.{uuid.uuid4().hex}"
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)

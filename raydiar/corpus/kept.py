@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from raydiar.corpus import dataset
 from raydiar.corpus.folder import PRIVATE, Folder
 from raydiar.corpus.manifest import hash_ids
-from raydiar.corpus.packs import PackPlan, pack_folder
+from raydiar.corpus.packs import UNKNOWN_SECONDS, PackPlan, pack_folder
 from raydiar.corpus.wire import LOCAL_SPEAKERS
 from raydiar.errors import OutputError
 from raydiar.pipelines.config import LocalPipeline
@@ -147,7 +147,10 @@ def write_plan(kept: Folder, done: np.ndarray, output: Folder, run: str) -> Pack
     for name, end, of_file in zip(files, ends, hashes, strict=True):
         rows = np.flatnonzero(wanted[end - len(of_file) : end])
         if len(rows):
-            plan.append({"pack": len(plan), "file": name, "rows": rows.tolist()})
+            seconds = UNKNOWN_SECONDS * len(rows)  # nothing else of them was read
+            plan.append(
+                {"pack": len(plan), "seconds": seconds, "file": name, "rows": rows.tolist()}
+            )
     for first in range(0, len(plan), _FILES):
         table = pa.Table.from_pylist(plan[first : first + _FILES])
         name = f"{pack_folder(run)}/kept/{first // _FILES:06d}.parquet"
@@ -159,6 +162,8 @@ def write_plan(kept: Folder, done: np.ndarray, output: Folder, run: str) -> Pack
         num_long=0,
         longest_seconds=0.0,
         num_done=int(len(newest) - wanted.sum()),
+        seconds=UNKNOWN_SECONDS * int(wanted.sum()),
+        exact=False,
         hashes=np.sort(everything[wanted]),
     )
 
@@ -178,6 +183,7 @@ class ReadKept:
         return pa.table(
             {
                 "pack": pa.array([row["pack"]]),
+                "seconds": pa.array([row["seconds"]]),
                 "recordings": pa.ListArray.from_arrays(one, table.column("recording").chunk(0)),
                 "errors": pa.ListArray.from_arrays(one, nobody),
                 "local_speakers": pa.ListArray.from_arrays(

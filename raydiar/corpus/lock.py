@@ -15,6 +15,8 @@ import time
 from raydiar.corpus.folder import PRIVATE, Folder
 from raydiar.errors import OutputError
 
+SILENCE = 300.0  # s
+
 _NAME = f"{PRIVATE}/lock"
 
 
@@ -34,6 +36,13 @@ def check_lock(output: Folder, run: str) -> None:
         )
 
 
+def living_holder(output: Folder) -> str | None:
+    """The run that holds the lock of an output; None if there is none, or it is dead or silent."""
+    holder = _holder(output)
+    silent = time.time() - holder.get("renewed", 0.0) >= SILENCE
+    return None if silent or _is_dead(holder) else holder.get("run")
+
+
 class OutputLock:
     """The lock of an output, held inside a `with` block.
 
@@ -51,7 +60,7 @@ class OutputLock:
         On entering, if another run holds the lock.
     """
 
-    def __init__(self, output: Folder, run: str, silence: float = 300.0):
+    def __init__(self, output: Folder, run: str, silence: float = SILENCE):
         self.output, self.run, self.silence = output, run, silence
         self._released = threading.Event()
         self._renewer = threading.Thread(target=self._renew, name="output-lock", daemon=True)

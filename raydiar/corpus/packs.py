@@ -44,6 +44,10 @@ class PackPlan:
         Estimated duration of the longest pack.
     num_done : int
         Recordings of the manifest that already have a row.
+    seconds : float
+        Estimated duration of all packs.
+    exact : bool
+        Whether the manifest gives every duration, so that nothing is estimated.
     hashes : (num_recordings,) S16
         Sorted, of the recordings to be done.
     """
@@ -54,6 +58,8 @@ class PackPlan:
     num_long: int
     longest_seconds: float
     num_done: int
+    seconds: float
+    exact: bool
     hashes: np.ndarray = field(repr=False)
 
 
@@ -104,13 +110,16 @@ def write_packs(manifest: Manifest, done: np.ndarray, output: Folder, run: str) 
         for kind in ("short", "long")
     }
     num_recordings = num_packs = 0
-    longest = 0.0
+    longest = total = 0.0
+    exact = True
     for seconds, recordings in form_packs(remaining()):
         pack = {"pack": num_packs, "seconds": seconds, "recordings": recordings}
         writers["long" if seconds > LONG_SECONDS else "short"].add(pack)
         num_packs += 1
         num_recordings += len(recordings)
         longest = max(longest, seconds)
+        total += seconds
+        exact = exact and all(recording["duration"] is not None for recording in recordings)
     hashes = np.concatenate(seen)
     check_unique(manifest, hashes)
     for writer in writers.values():
@@ -122,6 +131,8 @@ def write_packs(manifest: Manifest, done: np.ndarray, output: Folder, run: str) 
         num_long=writers["long"].num_packs,
         longest_seconds=longest,
         num_done=len(hashes) - num_recordings,
+        seconds=total,
+        exact=exact,
         hashes=np.sort(np.concatenate(to_do)),
     )
 

@@ -1,12 +1,15 @@
-"""What a run has done so far: counts for the log, for run.json, and for the limit on failures."""
+"""What a run has done so far: counts for the log, for run.json, and for the limit on failures.
+
+How much audio a corpus holds is often only estimated, from file sizes. Time left is therefore told
+from estimated seconds on both sides, done and to do, where the bias cancels.
+"""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
 
 from raydiar.errors import JobFailed
 
@@ -22,17 +25,33 @@ class RunSummary:
     ----------
     run, manifest, output : str
     num_recordings : int
-        In the manifest.
+        In the manifest, as far as it is known.
     num_done_before : int
         How many of these had a row when the run began.
+    num_rows_before : int
+        Recordings that the output held then and that this run does not do again, of this manifest
+        or another.
     num_ok : int
         Recordings diarized by this run.
     errors : Counter
         Error rows written by this run, by type.
-    audio_seconds, wall_seconds : float
+    audio_seconds : float
+        Diarized by this run.
+    planned_seconds, planned_seconds_done : float
+        What this run has to do, and what of it is done, as the packs estimate it.
+    planned_exactly : bool
+        Whether the manifest gives every duration, so that nothing is estimated.
+    begun, updated : str
+        When the run began, and when these numbers were true: ISO 8601, UTC.
+    wall_seconds, processing_seconds : float
+        Since the run began, and since the cluster was at hand.
     step_seconds : Counter
         Spent in each step, summed over processes.
     device : str
+    placement : dict
+        See `raydiar.corpus.cluster.Placement`.
+    versions : dict
+        Of raydiar, python, ray and torch.
     state : str
         "running", "done" or "stopped"
     """
@@ -42,13 +61,76 @@ class RunSummary:
     output: str
     num_recordings: int = 0
     num_done_before: int = 0
+    num_rows_before: int = 0
     num_ok: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     audio_seconds: float = 0.0
+    planned_seconds: float = 0.0
+    planned_seconds_done: float = 0.0
+    planned_exactly: bool = False
+    begun: str = ""
+    updated: str = ""
     wall_seconds: float = 0.0
+    processing_seconds: float = 0.0
     step_seconds: Counter[str] = field(default_factory=Counter)
     device: str = ""
+    placement: dict = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
     state: str = "running"
+
+    def __post_init__(self):
+        self._begun_at, self._processing_at = time.monotonic(), None
+        self.begun = self.begun or _now()
+
+    @classmethod
+    def from_record(cls, record: dict) -> RunSummary:
+        """What `record` gave, as read from `run.json`."""
+        known = {f.name: record[f.name] for f in fields(cls) if f.name in record}
+        for name in ("errors", "step_seconds"):
+            known[name] = Counter(known.get(name))
+        return cls(**known)
+
+    def record(self) -> dict:
+        """All of it as JSON-able values."""
+        # copied, since they may grow in another thread while they are written
+        copies = {name: dict(getattr(self, name)) for name in ("errors", "step_seconds")}
+        return {f.name: copies.get(f.name, getattr(self, f.name)) for f in fields(self)}
+
+    def begin_processing(self) -> None:
+        self._processing_at = time.monotonic()
+
+    def tick(self) -> None:
+        """Bring the times up to date."""
+        now, self.updated = time.monotonic(), _now()
+        self.wall_seconds = now - self._begun_at
+        if self._processing_at is not None:
+            self.processing_seconds = now - self._processing_at
+
+    @property
+    def num_known(self) -> int:
+        """Recordings that this run has to do."""
+        return self.num_recordings - self.num_done_before
+
+    @property
+    def known_seconds(self) -> float:
+        """Audio that this run has to do; where it is estimated, as what is done suggests."""
+        left = max(0.0, self.planned_seconds - self.planned_seconds_done)
+        if not self.planned_exactly and self.audio_seconds and self.planned_seconds_done:
+            left *= self.audio_seconds / self.planned_seconds_done
+        return self.audio_seconds + left
+
+    @property
+    def speed(self) -> float:
+        """Times real time."""
+        return self.audio_seconds / self.processing_seconds if self.processing_seconds else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the rate so far; None before anything is done."""
+        if not self.planned_seconds_done:
+            return None
+        left = max(0.0, self.planned_seconds - self.planned_seconds_done)
+        return self.processing_seconds * left / self.planned_seconds_done
 
     @property
     def num_errors(self) -> int:
@@ -63,8 +145,9 @@ class RunSummary:
         self.num_ok += receipt["ok"]
         self.errors.update(receipt["errors"])
         self.audio_seconds += receipt["audio_seconds"]
+        self.planned_seconds_done += sum(receipt["planned_seconds"])
         for step in STEPS:
-            self.step_seconds[step] += receipt[f"{step}_seconds"]
+            self.step_seconds[step] += sum(receipt[f"{step}_seconds"])
 
     def __str__(self) -> str:
         speed = self.audio_seconds / self.wall_seconds if self.wall_seconds else 0.0
@@ -109,47 +192,5 @@ class FailureLimit:
             )
 
 
-class Reporter:
-    """Reports a running job in a line now and then, and says so when nothing finishes.
-
-    Parameters
-    ----------
-    summary : RunSummary
-        Read, never written.
-    report : callable
-        Takes a line.
-    every : float, s
-    """
-
-    def __init__(self, summary: RunSummary, report: Callable[[str], None], every: float = 30.0):
-        self.summary, self.report, self.every = summary, report, every
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
-
-    def __enter__(self) -> Reporter:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        begun = last_change = time.monotonic()
-        last = 0
-        while not self._ended.wait(self.every):
-            now, done = time.monotonic(), self.summary.num_processed
-            if done != last:
-                last, last_change = done, now
-            self.report(self._line(now - begun, now - last_change))
-
-    def _line(self, elapsed: float, quiet: float) -> str:
-        summary = self.summary
-        known = summary.num_recordings - summary.num_done_before
-        line = (
-            f"{summary.num_processed} of {known} recordings, "
-            f"{summary.audio_seconds / 3600:.2f} h, {summary.audio_seconds / elapsed:.1f} x real "
-            f"time, {summary.num_errors} errors"
-        )
-        # nothing but long recordings explains this; Ray Data's own time-out would end the job
-        return line if quiet < 600 else f"{line}; nothing finished for {quiet / 60:.0f} min"
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

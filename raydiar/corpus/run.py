@@ -6,11 +6,9 @@ and one that has nothing left to do never starts Ray.
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -27,14 +25,15 @@ from raydiar.corpus.kept import Keep, ReadKept, check_made_by, prepare, read_sch
 from raydiar.corpus.lock import OutputLock, check_lock
 from raydiar.corpus.manifest import RECORDING_FIELDS, read_manifest
 from raydiar.corpus.packs import PACKS, PackPlan, pack_folder, write_packs
-from raydiar.corpus.progress import FailureLimit, Reporter, RunSummary
+from raydiar.corpus.progress import FailureLimit, RunSummary
+from raydiar.corpus.record import versions, write_record
+from raydiar.corpus.reporting import Reporter, print_line
 from raydiar.corpus.stages import Decode, Resolve, Write
 from raydiar.errors import ConfigError, JobFailed, OutputError, RaydiarError
 from raydiar.isolation import IsolatedDecoder
 from raydiar.pipelines.config import LocalPipeline, PipelineConfig
 from raydiar.pipelines.config_file import load_config
 
-RUN_FILE = f"{PRIVATE}/run.json"
 MODELS = f"{PRIVATE}/models"
 
 
@@ -51,7 +50,7 @@ def diarize_corpus(
     keep_local: str | None = None,
     decode_time_limit: float = 120.0,
     token: str | None = None,
-    report: Callable[[str], None] = print,
+    report: Callable[[str], None] | None = None,
 ) -> RunSummary:
     """Diarize every recording of a manifest that has no row in the output yet.
 
@@ -80,8 +79,9 @@ def diarize_corpus(
         A recording whose decoding takes longer, beyond a tenth of its duration, has stalled.
     token : str, optional
         Of Hugging Face, for gated weights.
-    report : callable
-        Takes a line of progress now and then.
+    report : callable, optional
+        Takes a line of progress every half minute. By default a terminal shows one line that is
+        kept up to date, and anything else gets them printed.
 
     Raises
     ------
@@ -96,8 +96,7 @@ def diarize_corpus(
     if retry_errors not in (None, "retryable", "all"):
         raise ConfigError(f"retry_errors must be retryable or all, not {retry_errors!r}")
     folder = _folder(output)
-    summary = RunSummary(_new_run(), manifest, folder.uri)
-    begun = time.monotonic()
+    summary = RunSummary(_new_run(), manifest, folder.uri, versions=versions())
     recordings = read_manifest(manifest, count_channels)
     if not isinstance(pipeline, PipelineConfig):
         pipeline = load_config(pipeline, token=token)
@@ -115,14 +114,13 @@ def diarize_corpus(
             done = done[~dataset.is_done(done, again)]
         with _scratch(folder, summary.run):
             plan = write_packs(recordings, done, folder, summary.run)
-            with _recorded(folder, summary, plan, schema, begun):
+            with _recorded(folder, summary, plan, before, schema) as record:
                 if plan.num_recordings:
                     job = _Job(folder, summary.run, plan, weights, schema)
                     decode = Decode(time_limit=decode_time_limit)
-                    with Reporter(summary, report):
-                        _process(
-                            job, decode, keep, summary, device, num_actors, max_failures, report
-                        )
+                    with Reporter(summary, record, report):
+                        say = report or print_line
+                        _process(job, decode, keep, summary, device, num_actors, max_failures, say)
                 _finish(folder, summary.run, before, plan)
     return summary
 
@@ -134,7 +132,7 @@ def resolve_corpus(
     *,
     max_failures: int = 500,
     token: str | None = None,
-    report: Callable[[str], None] = print,
+    report: Callable[[str], None] | None = None,
 ) -> RunSummary:
     """Cluster again, with other parameters, what `diarize_corpus` kept with `keep_local`.
 
@@ -154,8 +152,7 @@ def resolve_corpus(
     ConfigError, WeightsNotFound, CheckpointError, JobFailed
     """
     source, folder = _folder(kept), _folder(output)
-    summary = RunSummary(_new_run(), source.uri, folder.uri)
-    begun = time.monotonic()
+    summary = RunSummary(_new_run(), source.uri, folder.uri, versions=versions())
     kept_schema = read_schema(source)
     if not isinstance(pipeline, PipelineConfig):
         pipeline = load_config(pipeline, token=token)
@@ -168,10 +165,10 @@ def resolve_corpus(
         before = dataset.Inventory.read(folder)
         with _scratch(folder, summary.run):
             plan = write_plan(source, before.done, folder, summary.run)
-            with _recorded(folder, summary, plan, schema, begun):
+            with _recorded(folder, summary, plan, before, schema) as record:
                 if plan.num_recordings:
                     job = _Job(folder, summary.run, plan, weights, schema)
-                    with Reporter(summary, report):
+                    with Reporter(summary, record, report):
                         _resolve(job, ReadKept(source), summary, max_failures)
                 _finish(folder, summary.run, before, plan)
     return summary
@@ -227,7 +224,8 @@ def _process(
 
     with connected():
         placement = place(device, num_actors)
-        summary.device = placement.device
+        summary.device, summary.placement = placement.device, vars(placement)
+        summary.begin_processing()
         report(str(placement))
         weights = job.weights
         if spans_nodes():
@@ -255,17 +253,20 @@ def _resolve(job: _Job, read: ReadKept, summary: RunSummary, max_failures: int) 
 
     with connected():
         summary.device = "cpu"
+        summary.begin_processing()
         graph = resolve_graph(job.plan, job.output, read, job.resolve(), job.write())
         _count(graph, summary, max_failures)
 
 
 def _count(graph, summary: RunSummary, max_failures: int) -> None:
     from raydiar.corpus.graph import receipts_of
+    from raydiar.corpus.metrics import JobMetrics
 
-    limit = FailureLimit(max_failures)
+    limit, metrics = FailureLimit(max_failures), JobMetrics(summary.output)
     with closing(receipts_of(graph)) as receipts:
         for receipt in receipts:
             summary.add(receipt)
+            metrics.add(receipt)
             limit.add(receipt)
 
 
@@ -302,27 +303,37 @@ def _scratch(folder: Folder, run: str) -> Iterator[None]:
 
 @contextmanager
 def _recorded(
-    folder: Folder, summary: RunSummary, plan: PackPlan, schema: pa.Schema, begun: float
-) -> Iterator[None]:
-    """Keep `run.json` up to date about a run; one that finds nothing to do leaves no record."""
+    folder: Folder,
+    summary: RunSummary,
+    plan: PackPlan,
+    before: dataset.Inventory,
+    schema: pa.Schema,
+) -> Iterator[Callable[[], None]]:
+    """Keep the record of a run up to date; one that finds nothing to do leaves none.
+
+    Gives a function that writes it once more.
+    """
     summary.num_recordings = plan.num_recordings + plan.num_done
     summary.num_done_before = plan.num_done
+    done_again = dataset.is_done(plan.hashes, before.done).sum()
+    summary.num_rows_before = len(before.done) - int(done_again)
+    summary.planned_seconds, summary.planned_exactly = plan.seconds, plan.exact
 
-    def write(state: str) -> None:
-        summary.state = state
-        summary.wall_seconds = time.monotonic() - begun
+    def write() -> None:
+        summary.tick()
         if summary.num_recordings > summary.num_done_before:
-            record = vars(summary) | {"pipeline": dataset.pipeline_of(schema)}
-            folder.publish(RUN_FILE, json.dumps(record, indent=2).encode())
+            write_record(folder, summary, dataset.pipeline_of(schema))
 
-    write("running")
+    write()
     try:
-        yield
+        yield write
     except BaseException:
+        summary.state = "stopped"
         with suppress(OSError):  # what stopped the run may be that nothing can be written
-            write("stopped")
+            write()
         raise
-    write("done")
+    summary.state = "done"
+    write()
 
 
 def _agreed_schema(

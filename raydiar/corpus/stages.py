@@ -44,9 +44,11 @@ RECEIPT = pa.schema(
         ("ok", pa.int64()),
         ("errors", pa.list_(pa.string())),  # type of each error row
         ("audio_seconds", pa.float64()),
-        ("decode_seconds", pa.float64()),
-        ("inference_seconds", pa.float64()),
-        ("resolve_seconds", pa.float64()),
+        # of each pack: as estimated when it was formed, and as spent on it
+        ("planned_seconds", pa.list_(pa.float64())),
+        ("decode_seconds", pa.list_(pa.float64())),
+        ("inference_seconds", pa.list_(pa.float64())),
+        ("resolve_seconds", pa.list_(pa.float64())),
     ]
 )
 
@@ -309,7 +311,7 @@ class Resolve:
             for recording, error, local in zip(recordings, errors, local_speakers, strict=True)
         ]
         rows = pa.array([rows], pa.list_(pa.struct(list(self.schema))))
-        resolved = pack.select(["decode_seconds", "inference_seconds"])
+        resolved = pack.select(["seconds", "decode_seconds", "inference_seconds"])
         return _timed(resolved.append_column("rows", rows), "resolve_seconds", begun)
 
     def _row(self, recording: dict, error: dict | None, local: LocalSpeakers | None) -> dict:
@@ -361,9 +363,10 @@ class Write:
             "ok": len(by_status["ok"]),
             "errors": kinds,
             "audio_seconds": pc.sum(table.column("duration")).as_py() or 0.0,
+            "planned_seconds": packs.column("seconds").to_pylist(),
         }
         for name in ("decode_seconds", "inference_seconds", "resolve_seconds"):
-            receipt[name] = pc.sum(packs.column(name)).as_py()
+            receipt[name] = packs.column(name).to_pylist()
         return pa.Table.from_pylist([receipt], RECEIPT)
 
     def _publish(self, status: str, rows: pa.Table) -> None:
