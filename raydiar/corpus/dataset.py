@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any
@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from raydiar.corpus.folder import PRIVATE, Folder
 from raydiar.corpus.manifest import hash_ids
+from raydiar.corpus.shard_record import ShardRecord
 from raydiar.diarization import Diarization, Speaker, Turn
 from raydiar.errors import OutputError
 
@@ -268,10 +269,13 @@ class Inventory:
         In order of precedence: "ok" before "error", then by name.
     hashes : tuple of (num_rows,) S16
         Of the recording ids of each file, in row order.
+    shards : (num_shards,) S16
+        Sorted hashes of the shards that were read whole after all: their error rows are overruled.
     """
 
     files: tuple[str, ...]
     hashes: tuple[np.ndarray, ...]
+    shards: np.ndarray = field(default_factory=lambda: np.empty(0, "S16"))
 
     @classmethod
     def read(cls, output: Folder, known: Inventory | None = None) -> Inventory:
@@ -290,7 +294,8 @@ class Inventory:
             return hash_ids(ids.to_pylist())
 
         with ThreadPoolExecutor(16) as threads:
-            return cls(tuple(files), tuple(threads.map(ids_of, files)))
+            hashes = tuple(threads.map(ids_of, files))
+        return cls(tuple(files), hashes, ShardRecord.load(output).whole)
 
     @cached_property
     def done(self) -> np.ndarray:
@@ -300,7 +305,8 @@ class Inventory:
         -------
         hashes : (num_recordings,) S16
         """
-        return np.unique(np.concatenate([np.empty(0, "S16"), *self.hashes]))
+        hashes = np.unique(np.concatenate([np.empty(0, "S16"), *self.hashes]))
+        return hashes[~is_done(hashes, self.shards)]
 
     @cached_property
     def kept(self) -> list[np.ndarray]:
@@ -308,8 +314,8 @@ class Inventory:
         hashes = np.concatenate([np.empty(0, "S16"), *self.hashes])
         order = np.argsort(hashes, kind="stable")  # files stand in order of precedence
         ordered = hashes[order]
-        keep = np.ones(len(hashes), bool)
-        keep[order[1:]] = ordered[1:] != ordered[:-1]
+        keep = ~is_done(hashes, self.shards)
+        keep[order[1:]] &= ordered[1:] != ordered[:-1]
         ends = np.cumsum([len(of_file) for of_file in self.hashes])
         return [keep[end - len(h) : end] for end, h in zip(ends, self.hashes, strict=True)]
 

@@ -20,6 +20,8 @@ import pyarrow.parquet as pq
 from raydiar.corpus.dataset import is_done
 from raydiar.corpus.folder import PRIVATE, Folder
 from raydiar.corpus.manifest import Manifest, check_unique, hash_ids
+from raydiar.corpus.shard_record import ShardRecord
+from raydiar.corpus.shards import is_shard
 from raydiar.corpus.sources import BYTES_PER_SECOND
 
 PACKS = f"{PRIVATE}/packs"
@@ -27,6 +29,7 @@ PACK_SECONDS = 30 * 60.0
 PACK_RECORDINGS = 256
 LONG_SECONDS = 2 * 3600.0  # from here on packs are rationed by their bytes
 UNKNOWN_SECONDS = 10 * 60.0  # a recording of which neither duration nor size is known
+UNKNOWN_SHARD_SECONDS = 36 * 3600.0  # 1 GB of mp3
 _FILE_RECORDINGS = 20_000
 
 
@@ -37,13 +40,18 @@ class PackPlan:
     Attributes
     ----------
     folder : str
-        Name inside the output; holds subfolders `short` and `long` of Parquet files.
+        Name inside the output; holds subfolders `short`, `long` and `shards` of Parquet files.
     num_recordings, num_packs, num_long : int
         Long packs are those of more than `LONG_SECONDS`.
     longest_seconds : float
         Estimated duration of the longest pack.
     num_done : int
-        Recordings of the manifest that already have a row.
+        Recordings of the manifest that already have a row, and those of shards that need not be
+        read again.
+    num_shards : int
+        Shards to read; what they hold shows then.
+    num_shard_packs : int
+        Packs that they are estimated to give.
     """
 
     folder: str
@@ -52,6 +60,8 @@ class PackPlan:
     num_long: int
     longest_seconds: float
     num_done: int
+    num_shards: int = 0
+    num_shard_packs: int = 0
 
 
 def pack_folder(run: str) -> str:
@@ -70,7 +80,13 @@ def pack_schema(recording: pa.Schema) -> pa.Schema:
     )
 
 
-def write_packs(manifest: Manifest, done: np.ndarray, output: Folder, run: str) -> PackPlan:
+def write_packs(
+    manifest: Manifest,
+    done: np.ndarray,
+    output: Folder,
+    run: str,
+    shards: ShardRecord | None = None,
+) -> PackPlan:
     """Write the packs of all recordings of a manifest that are not done.
 
     Parameters
@@ -78,6 +94,8 @@ def write_packs(manifest: Manifest, done: np.ndarray, output: Folder, run: str) 
     manifest : Manifest
     done : (num_done,) S16
         Sorted hashes of the recordings that have a row.
+    shards : ShardRecord, optional
+        Shards of which those read whole are done as well.
 
     Raises
     ------
@@ -85,18 +103,30 @@ def write_packs(manifest: Manifest, done: np.ndarray, output: Folder, run: str) 
         If the manifest holds a wrong value or a recording twice.
     """
     folder = pack_folder(run)
+    shards = shards or ShardRecord()
     seen: list[np.ndarray] = [np.empty(0, "S16")]
+    writers = {
+        kind: _PackWriter(output, f"{folder}/{kind}", pack_schema(manifest.schema))
+        for kind in ("short", "long", "shards")
+    }
+    num_done = num_shard_packs = 0
 
     def remaining() -> Iterator[dict]:
+        nonlocal num_done, num_shard_packs
         for batch in manifest.batches():
             hashes = hash_ids(batch.column("recording_id").to_pylist())
             seen.append(hashes)
-            yield from batch.filter(pa.array(~is_done(hashes, done))).to_pylist()
+            skipped = is_done(hashes, done) | is_done(hashes, shards.whole)
+            num_done += sum(map(shards.num_recordings, hashes[skipped].tolist()))
+            for row in batch.filter(pa.array(~skipped)).to_pylist():
+                if not is_shard(row["uri"]):
+                    yield row
+                    continue
+                seconds = estimate_seconds(row, UNKNOWN_SHARD_SECONDS)
+                pack = {"pack": writers["shards"].num_packs, "seconds": seconds}
+                writers["shards"].add(pack | {"recordings": [row]})
+                num_shard_packs += max(1, int(seconds / PACK_SECONDS))
 
-    writers = {
-        kind: _PackWriter(output, f"{folder}/{kind}", pack_schema(manifest.schema))
-        for kind in ("short", "long")
-    }
     num_recordings = num_packs = 0
     longest = 0.0
     for seconds, recordings in form_packs(remaining()):
@@ -105,8 +135,7 @@ def write_packs(manifest: Manifest, done: np.ndarray, output: Folder, run: str) 
         num_packs += 1
         num_recordings += len(recordings)
         longest = max(longest, seconds)
-    hashes = np.concatenate(seen)
-    check_unique(manifest, hashes)
+    check_unique(manifest, np.concatenate(seen))
     for writer in writers.values():
         writer.flush()
     return PackPlan(
@@ -115,7 +144,9 @@ def write_packs(manifest: Manifest, done: np.ndarray, output: Folder, run: str) 
         num_packs=num_packs,
         num_long=writers["long"].num_packs,
         longest_seconds=longest,
-        num_done=len(hashes) - num_recordings,
+        num_done=num_done,
+        num_shards=writers["shards"].num_packs,
+        num_shard_packs=num_shard_packs,
     )
 
 
@@ -137,15 +168,15 @@ def form_packs(recordings: Iterator[dict]) -> Iterator[tuple[float, list[dict]]]
         yield total, pack
 
 
-def estimate_seconds(recording: dict) -> float:
-    """Duration of a recording of a manifest as far as that tells without opening the audio."""
-    if recording["duration"] is not None:
+def estimate_seconds(recording: dict, unknown: float = UNKNOWN_SECONDS) -> float:
+    """Duration of a recording, or shard, as far as a manifest tells without opening the audio."""
+    if recording["duration"] is not None and not is_shard(recording["uri"]):
         return recording["duration"]
     size = recording["size"]
     if size is None:
         size = _local_size(recording["uri"])
     if size is None:
-        return UNKNOWN_SECONDS
+        return unknown
     suffix = PurePosixPath(recording["uri"]).suffix.lower()
     return size / BYTES_PER_SECOND.get(suffix, 4_000)
 

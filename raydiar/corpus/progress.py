@@ -22,9 +22,11 @@ class RunSummary:
     ----------
     run, manifest, output : str
     num_recordings : int
-        In the manifest.
+        In the manifest, and in its shards as far as these have been read.
     num_done_before : int
         How many of these had a row when the run began.
+    num_shards, num_shards_read : int
+        Shards that this run has to read, and has read and written.
     num_ok : int
         Recordings diarized by this run.
     errors : Counter
@@ -42,6 +44,8 @@ class RunSummary:
     output: str
     num_recordings: int = 0
     num_done_before: int = 0
+    num_shards: int = 0
+    num_shards_read: int = 0
     num_ok: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     audio_seconds: float = 0.0
@@ -63,6 +67,10 @@ class RunSummary:
         self.num_ok += receipt["ok"]
         self.errors.update(receipt["errors"])
         self.audio_seconds += receipt["audio_seconds"]
+        for part in receipt["shards"]:
+            had_a_row = part["num_done"] or 0
+            self.num_recordings += part["num_rows"] + had_a_row
+            self.num_done_before += had_a_row
         for step in STEPS:
             self.step_seconds[step] += receipt[f"{step}_seconds"]
 
@@ -151,5 +159,7 @@ class Reporter:
             f"{summary.audio_seconds / 3600:.2f} h, {summary.audio_seconds / elapsed:.1f} x real "
             f"time, {summary.num_errors} errors"
         )
+        if summary.num_shards:
+            line += f", {summary.num_shards_read} of {summary.num_shards} shards"
         # nothing but long recordings explains this; Ray Data's own time-out would end the job
         return line if quiet < 600 else f"{line}; nothing finished for {quiet / 60:.0f} min"

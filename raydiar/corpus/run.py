@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import numpy as np
 import pyarrow as pa
 
 from raydiar.clustering import PLDA
@@ -26,37 +27,44 @@ from raydiar.corpus.lock import OutputLock, check_lock
 from raydiar.corpus.manifest import read_manifest
 from raydiar.corpus.packs import PACKS, PackPlan, pack_folder, write_packs
 from raydiar.corpus.progress import FailureLimit, Reporter, RunSummary
+from raydiar.corpus.shard_record import ShardLog, ShardRecord
+from raydiar.corpus.sources import write_manifest
 from raydiar.corpus.stages import Decode, Resolve, Write
-from raydiar.errors import JobFailed, OutputError, RaydiarError
+from raydiar.errors import JobFailed, ManifestError, OutputError, RaydiarError
 from raydiar.isolation import IsolatedDecoder
 from raydiar.pipelines.config import LocalPipeline, PipelineConfig
 from raydiar.pipelines.config_file import load_config
 
 RUN_FILE = f"{PRIVATE}/run.json"
 MODELS = f"{PRIVATE}/models"
+LISTING = f"{PRIVATE}/manifest.parquet"
 
 
 def diarize_corpus(
-    manifest: str,
+    manifest: str | None,
     output: str,
     pipeline: str | PipelineConfig | None = None,
     *,
+    source: str | None = None,
     device: str = "auto",
     num_actors: int | None = None,
     max_failures: int = 500,
     token: str | None = None,
     report: Callable[[str], None] = print,
 ) -> RunSummary:
-    """Diarize every recording of a manifest that has no row in the output yet.
+    """Diarize every recording of a manifest, or source, that has no row in the output yet.
 
     Parameters
     ----------
-    manifest : str
+    manifest : str or None
         See `raydiar.corpus.manifest.read_manifest`.
     output : str
         Folder or fsspec URI of the diarization dataset, new or of an earlier run.
     pipeline : str or PipelineConfig, optional
         See `raydiar.pipelines.config_file.load_config`.
+    source : str, optional
+        Instead of a manifest, what to make one of: see `raydiar.corpus.sources.list_audio`. It is
+        listed anew in every run, and the listing kept with the output.
     device : str
         "cuda", "cpu", or "auto": CUDA if the Ray cluster has, or can grow to, a GPU.
     num_actors : int, optional
@@ -78,26 +86,37 @@ def diarize_corpus(
     JobFailed
         If the machines or their operator are to blame; run it again to go on.
     """
+    if (manifest is None) == (source is None):
+        raise ManifestError("give either a manifest or a source to make one of")
     folder = Folder(output if "://" in output else os.path.abspath(output))
-    summary = RunSummary(_new_run(), manifest, folder.uri)
+    listing = f"{folder.uri.rstrip('/')}/{LISTING}"
+    summary = RunSummary(_new_run(), manifest or listing, folder.uri)
     begun = time.monotonic()
-    recordings = read_manifest(manifest, count_channels)
+    recordings = None if manifest is None else read_manifest(manifest, count_channels)
     if not isinstance(pipeline, PipelineConfig):
         pipeline = load_config(pipeline, token=token)
     weights = pipeline.localize(token)
     with _locked(folder, summary.run):
+        if recordings is None:
+            write_manifest(source, listing, without=folder.uri)
+            recordings = read_manifest(listing, count_channels)
         schema = _agreed_schema(folder, recordings.carried, weights)
         before = dataset.Inventory.read(folder)
+        shards = ShardLog(folder, summary.run, ShardRecord.load(folder))
         try:
-            plan = write_packs(recordings, before.done, folder, summary.run)
+            plan = write_packs(recordings, before.done, folder, summary.run, shards.record)
             summary.num_recordings = plan.num_recordings + plan.num_done
             summary.num_done_before = plan.num_done
+            summary.num_shards = plan.num_shards
             with _recorded(folder, summary, schema, begun):
-                if plan.num_recordings:
-                    job = _Job(folder, summary.run, plan, weights, schema)
+                if plan.num_recordings or plan.num_shards:
+                    job = _Job(folder, summary.run, plan, weights, schema, before.done, shards)
                     with Reporter(summary, report):
                         _process(job, summary, device, num_actors, max_failures, report)
-                _finish(folder, summary.run, before, plan.num_recordings)
+                if shards.num_read < plan.num_shards:
+                    unread = plan.num_shards - shards.num_read
+                    raise JobFailed(f"{unread} shards were not read; run the job again")
+                _finish(folder, summary.run, before, plan.num_recordings + shards.num_rows)
         finally:
             folder.delete(pack_folder(summary.run))
         for leftover in (PACKS, TEMPORARY):  # of killed runs
@@ -127,6 +146,8 @@ class _Job:
     plan: PackPlan
     weights: LocalPipeline
     schema: pa.Schema
+    done: np.ndarray
+    shards: ShardLog
 
 
 def _process(
@@ -156,13 +177,14 @@ def _process(
         pipeline = dataset.pipeline_of(job.schema)
         resolve = Resolve(config.clustering, plda, config.min_duration_off, pipeline, job.schema)
         write = Write(job.output, job.run, job.schema)
+        to_rows = (weights, resolve, write, placement)
         with coordinator() as actor:
-            graph = job_graph(
-                job.plan, job.output, Decode(), weights, resolve, write, placement, actor
-            )
-            with closing(receipts_of(graph)) as receipts:
+            graph = job_graph(job.plan, job.output, Decode(), *to_rows, actor, job.done)
+            with job.shards, closing(receipts_of(graph)) as receipts:
                 for receipt in receipts:
                     summary.add(receipt)
+                    job.shards.add(receipt)
+                    summary.num_shards_read = job.shards.num_read
                     limit.add(receipt)
 
 
@@ -191,7 +213,7 @@ def _recorded(
     def write(state: str) -> None:
         summary.state = state
         summary.wall_seconds = time.monotonic() - begun
-        if summary.num_recordings > summary.num_done_before:
+        if summary.num_shards or summary.num_recordings > summary.num_done_before:
             record = vars(summary) | {"pipeline": dataset.pipeline_of(schema)}
             folder.publish(RUN_FILE, json.dumps(record, indent=2).encode())
 
