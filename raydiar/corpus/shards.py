@@ -26,6 +26,7 @@ from raydiar.storage import Reader, display_name, open_source, storage_error
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
 PARQUET_ENDINGS = (".parquet", ".pq")
 _BUFFER_BYTES = 2**20
+_TAR_BYTES = 2**16  # read at a time: where a gzip breaks off, what is left of them is lost
 _ROWS = 8  # of a Parquet file that are read at a time
 
 Members = Iterator[tuple[str, bytes | None]]
@@ -143,7 +144,7 @@ def _tar_members(
     try:
         if source.peek(2)[:2] == b"\x1f\x8b":
             source = gzip.GzipFile(fileobj=source)
-        with tarfile.open(fileobj=source, mode="r|", bufsize=_BUFFER_BYTES, tarinfo=_Header) as tar:
+        with tarfile.open(fileobj=source, mode="r|", bufsize=_TAR_BYTES, tarinfo=_Header) as tar:
             while (member := tar.next()) is not None:
                 num_members += 1
                 tar.members.clear()  # which it keeps for random access
@@ -153,7 +154,8 @@ def _tar_members(
                 name = names(member.name.removeprefix("./"))
                 yield name, tar.extractfile(member).read() if is_wanted(name) else None
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        what = f"breaks off after {num_members} members" if num_members else "is not a tar archive"
+        begun = num_members or isinstance(error, EOFError)
+        what = f"breaks off after {num_members} members" if begun else "is not a tar archive"
         raise ShardError(f"{label} {what} ({error}). Upload it again, or make it anew.") from error
     if not num_audio:
         raise ShardError(f"{label} holds no audio among its {num_members} members.")
