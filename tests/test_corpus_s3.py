@@ -16,7 +16,8 @@ from raydiar.corpus import dataset
 from raydiar.corpus.folder import Folder
 from raydiar.corpus.lock import OutputLock, check_lock
 from raydiar.corpus.run import diarize_corpus
-from raydiar.corpus.sources import list_audio, write_manifest
+from raydiar.corpus.shards import read_members
+from raydiar.corpus.sources import is_audio, list_audio, write_manifest
 from raydiar.errors import JobFailed, ManifestError, OutputError, StorageDenied
 
 
@@ -104,6 +105,20 @@ def test_an_excerpt_reads_its_own_range(s3, tmp_path):
     assert len(samples) == 5 * 16000
     assert s3.sent < 12e6  # of 35 MB: the header's block and that of the excerpt
     assert np.array_equal(samples, decode(tmp_path / "long.wav", start=300.0, duration=5.0))
+
+
+@pytest.mark.parametrize("make", [write_tar, write_hugging_face])
+def test_a_shard_on_s3_is_read_to_its_end_in_spite_of_failures(s3, tmp_path, make):
+    members = {f"{n}.wav": np.random.default_rng(n).bytes(2_000_000) for n in range(10)}
+    name = "s.tar" if make is write_tar else "s.parquet"
+    s3.make("corpus", name, [make(tmp_path / name, members)])
+    uri = f"s3://corpus/{name}"
+    s3.fault = now_and_then(seed=2, share=0.2)
+    assert dict(read_members(uri, is_audio, lambda name: True)) == members
+    assert s3.faults
+    s3.fault = on("GET", name, 403)  # is the operator's to mend, and not the shard's failure
+    with pytest.raises(StorageDenied):
+        list(read_members(uri, is_audio, lambda name: True))
 
 
 def test_only_one_of_many_creates_a_file(s3):

@@ -1,7 +1,6 @@
 """Shards: thousands of recordings in a tar or Parquet file, each of which becomes a row."""
 
 import io
-import json
 import subprocess
 import sys
 import tarfile
@@ -12,14 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from audio_files import speech_like, write
+from typer.testing import CliRunner
 
 from raydiar import audio
+from raydiar.cli import app
 from raydiar.corpus import dataset, packs
 from raydiar.corpus.folder import Folder
 from raydiar.corpus.manifest import RECORDING_FIELDS, hash_ids
 from raydiar.corpus.run import diarize_corpus
 from raydiar.corpus.shard_decoding import DecodeShard
-from raydiar.corpus.shard_record import ShardRecord
+from raydiar.corpus.shard_record import SHARDS_FILE, ShardRecord
 from raydiar.corpus.shards import is_shard, read_members
 from raydiar.corpus.sources import is_audio
 from raydiar.corpus.stages import Coordinator, Decode
@@ -53,11 +54,6 @@ def write_hugging_face(path, members: dict[str, bytes | None], rows_per_group: i
     type_ = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     table = pa.table({"text": ["x"] * len(values), "audio": pa.array(values, type_)})
     pq.write_table(table, path, row_group_size=rows_per_group)
-    return str(path)
-
-
-def write_jsonl(path, rows) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
 
 
@@ -335,7 +331,8 @@ def test_a_job_on_shards(local_ray, tmp_path, clips, monkeypatch):
     assert len(record.whole) == 2
 
     # a second run opens no shard, and the corpus may have grown
-    for shard in (tar, table, broken):
+    contents = {shard: Path(shard).read_bytes() for shard in (tar, table)} | {broken: whole}
+    for shard in contents:
         Path(shard).write_bytes(b"")  # it would fail if it were read
     (corpus / "d.wav").write_bytes(b"not audio")
     again = diarize_corpus(None, str(output), source=str(corpus))
@@ -343,8 +340,11 @@ def test_a_job_on_shards(local_ray, tmp_path, clips, monkeypatch):
     assert (again.num_recordings, again.num_done_before) == (len(rows) + 1, len(rows))
     assert len(rows_of(output)) == len(rows) + 1
 
-    # when the broken shard is tried again and read whole, its error row goes
-    (corpus / "z.tar").write_bytes(whole)
+    # When the broken shard is tried again and read whole, its error row goes. What was read by a
+    # run that was killed before it could note so is read again, and nothing of it is done twice.
+    for shard, content in contents.items():
+        Path(shard).write_bytes(content)
+    (output / SHARDS_FILE).unlink()
     retried = hash_ids([broken])
 
     class Retrying(dataset.Inventory):
@@ -357,9 +357,19 @@ def test_a_job_on_shards(local_ray, tmp_path, clips, monkeypatch):
 
     monkeypatch.setattr("raydiar.corpus.run.dataset.Inventory", Retrying)
     last = diarize_corpus(None, str(output), source=str(corpus))
-    assert (last.num_shards, last.num_processed) == (1, len(clips) - len(read))
+    assert (last.num_shards, last.num_processed) == (3, len(clips) - len(read))
     monkeypatch.undo()
     rows = rows_of(output)
+    assert last.num_recordings == last.num_processed + last.num_done_before == len(rows)
     assert broken not in rows
     assert {f"{broken}#{name}" for name in clips} < set(rows)
     assert len(ShardRecord.load(Folder(str(output))).whole) == 3
+
+
+def test_exactly_one_of_manifest_and_input_is_taken(tmp_path):
+    output = str(tmp_path / "output")
+    for given in ([], ["--manifest", "m.csv", "--input", "audio/"]):
+        result = CliRunner().invoke(app, ["corpus", "diarize", *given, "--output", output])
+        assert result.exit_code == 1
+        assert "either a manifest" in result.output
+    assert not Path(output).exists()

@@ -87,7 +87,7 @@ def diarize_corpus(
         If the machines or their operator are to blame; run it again to go on.
     """
     if (manifest is None) == (source is None):
-        raise ManifestError("give either a manifest or a source to make one of")
+        raise ManifestError("give either a manifest (--manifest) or a source of audio (--input)")
     folder = Folder(output if "://" in output else os.path.abspath(output))
     listing = f"{folder.uri.rstrip('/')}/{LISTING}"
     summary = RunSummary(_new_run(), manifest or listing, folder.uri)
