@@ -1,9 +1,12 @@
 """Shards: thousands of recordings in a tar or Parquet file, each of which becomes a row."""
 
 import io
+import os
+import signal
 import subprocess
 import sys
 import tarfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +20,14 @@ from raydiar import audio
 from raydiar.cli import app
 from raydiar.corpus import dataset, packs
 from raydiar.corpus.folder import Folder
+from raydiar.corpus.lock import OutputLock
 from raydiar.corpus.manifest import RECORDING_FIELDS, hash_ids
 from raydiar.corpus.run import diarize_corpus
 from raydiar.corpus.shard_decoding import DecodeShard
-from raydiar.corpus.shard_record import SHARDS_FILE, ShardRecord
+from raydiar.corpus.shard_record import SHARDS_FILE, ShardLog, ShardRecord
 from raydiar.corpus.shards import is_shard, read_members
 from raydiar.corpus.sources import is_audio
-from raydiar.corpus.stages import Coordinator, Decode
+from raydiar.corpus.stages import MOST_ATTEMPTS, Coordinator, Decode
 from raydiar.corpus.wire import pcm_from_arrow
 from raydiar.errors import ShardError
 
@@ -297,6 +301,26 @@ def test_a_shard_that_breaks_off_is_one_retryable_error_after_its_members(
     assert (error["type"], error["retryable"], told["total_rows"]) == ("AudioNotFound", True, 1)
 
 
+def test_the_record_of_shards_comes_back(tmp_path):
+    folder = Folder(str(tmp_path))
+    names = [f"s3://bucket/{n}.tar" for n in range(1000)]  # some hashes end in a zero byte
+    assert min(map(len, hash_ids(names).tolist())) < 16
+    with OutputLock(folder, "run1"), ShardLog(folder, "run1", ShardRecord()) as log:
+        for name in names:
+            told = {"recording_id": name, "num_rows": 2, "total_rows": None}
+            ends = told | {"num_rows": 1, "total_rows": 3, "num_done": 4, "whole": name > names[7]}
+            log.add({"shards": [ends]})  # packs overtake each other
+            assert hash_ids([name]).tolist()[0] not in log.record.shards
+            log.add({"shards": [told]})
+        assert (log.num_read, log.num_rows) == (1000, 3000)
+    record = ShardRecord.load(folder)
+    hashes = hash_ids(names)
+    whole = [name > names[7] for name in names]
+    assert dataset.is_done(hashes, record.whole).tolist() == whole
+    assert {record.num_recordings(shard) for shard in hashes.tolist()} == {7}
+    assert record.num_recordings(b"never read") == 1
+
+
 # -- the job -----------------------------------------------------------------------------------
 
 
@@ -364,6 +388,46 @@ def test_a_job_on_shards(local_ray, tmp_path, clips, monkeypatch):
     assert broken not in rows
     assert {f"{broken}#{name}" for name in clips} < set(rows)
     assert len(ShardRecord.load(Folder(str(output))).whole) == 3
+
+
+def dying(marks: Path):
+    """DecodeShard that is killed after its first pack: twice, or always if the shard says so."""
+
+    @dataclass(frozen=True)
+    class Dying(DecodeShard):
+        pack_seconds: float = 3.0
+
+        def __call__(self, row):
+            [[shard]] = row.column("recordings").to_pylist()
+            name = Path(shard["uri"]).stem
+            for place, pack in enumerate(DecodeShard.__call__(self, row)):
+                mark = Path(marks, f"{name}-{os.getpid()}")
+                deaths = len(list(Path(marks).glob(f"{name}-*")))
+                if place == 1 and (name == "deadly" or deaths < 2):
+                    mark.touch()
+                    os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does for want of memory
+                yield pack
+
+    return Dying
+
+
+def test_a_shard_that_ends_its_process_is_tried_again_but_not_forever(
+    local_ray, tmp_path, clips, monkeypatch
+):
+    marks, corpus = tmp_path / "marks", tmp_path / "corpus"
+    marks.mkdir()
+    corpus.mkdir()
+    good, deadly = (write_tar(corpus / f"{name}.tar", clips) for name in ("good", "deadly"))
+    monkeypatch.setattr("raydiar.corpus.graph.DecodeShard", dying(marks))
+    summary = diarize_corpus(None, str(tmp_path / "output"), source=str(corpus))
+    rows = rows_of(tmp_path / "output")
+    read = {name for name, row in rows.items() if row["status"] == "ok"}
+    assert read >= {f"{good}#{name}" for name in clips}
+    assert len(list(marks.glob("good-*"))) == 2
+    assert rows[deadly]["error"]["type"] == "ShardError"
+    assert rows[deadly]["error"]["retryable"]
+    assert len(list(marks.glob("deadly-*"))) == MOST_ATTEMPTS
+    assert summary.num_recordings == summary.num_processed == len(rows) == len(read) + 1
 
 
 def test_exactly_one_of_manifest_and_input_is_taken(tmp_path):

@@ -292,8 +292,8 @@ def test_packs_hold_half_an_hour_and_long_recordings_stand_alone(tmp_path):
 
 
 def test_the_driver_packs_many_clips_in_little_memory(tmp_path):
-    """150,000 rows grow it by 50 MB; as dictionaries, all at a time, they would take 200."""
-    uris = [f"s3://bucket/some/longer/prefix/{n:09d}.mp3" for n in range(150_000)]
+    """400,000 rows grow it by 70 MB; as dictionaries, all at a time, they would take 180 more."""
+    uris = [f"s3://bucket/some/longer/prefix/{n:09d}.mp3" for n in range(400_000)]
     pq.write_table(pa.table({"uri": uris, "size": [20_000] * len(uris)}), tmp_path / "m.parquet")
     script = """
 import resource, sys

@@ -1,5 +1,6 @@
 """The job as a Ray Data graph: read packs, decode, local inference, resolve, write.
 
+Short packs, long ones and shards are decoded in branches of their own, which then join.
 Each operator takes one pack a call, except the last. Their CPUs differ from neighbour to
 neighbour because Ray Data fuses neighbours with equal resources into one operator: decoding would
 run inside the inference actors, which then wait for it.

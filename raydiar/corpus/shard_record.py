@@ -33,9 +33,8 @@ SHARD = pa.struct(
 )
 """What each pack of a shard tells of it."""
 
-_SCHEMA = pa.schema(
-    [("shard", pa.binary(16)), ("num_recordings", pa.int64()), ("whole", pa.bool_())]
-)
+# hashes as numpy gives them, without the zero bytes at their end
+_SCHEMA = pa.schema([("shard", pa.binary()), ("num_recordings", pa.int64()), ("whole", pa.bool_())])
 _EVERY = 30.0  # seconds between two publications
 
 
