@@ -21,6 +21,18 @@ def main() -> None:
     parser.add_argument(
         "--max-failures", type=int, default=500, help="of the last 1,000 recordings"
     )
+    parser.add_argument(
+        "--retry-errors",
+        nargs="?",
+        const="retryable",
+        choices=["retryable", "all"],
+        help="do recordings again whose row is an error",
+    )
+    parser.add_argument(
+        "--reprocess", action="store_true", help="delete the rows of another pipeline first"
+    )
+    parser.add_argument("--keep-local", help="folder or URI that keeps what clustering needs")
+    parser.add_argument("--decode-time-limit", type=float, default=120.0, help="seconds")
     parser.add_argument("--token", help="Hugging Face token for gated weights")
     arguments = vars(parser.parse_args())
     try:

@@ -4,9 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from audio_files import write
 from s3_server import S3Server
 
 from raydiar import hub
+from raydiar.audio import decode
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -33,6 +35,14 @@ def sample_rttm() -> Path:
     """Who really spoke when in `sample_wav`."""
     sha256 = "d78fe62c69d8e6dcbb42c26adfce83faccb374c5a1e6d987fe37f85f1c173c87"
     return hub.fetch(f"{_SAMPLE}.rttm#sha256={sha256}")
+
+
+@pytest.fixture(scope="session")
+def talk(sample_wav, tmp_path_factory) -> bytes:
+    """5 s of conversation as a WAV file."""
+    path = tmp_path_factory.mktemp("talk") / "talk.wav"
+    samples = decode(sample_wav, start=10.0, duration=5.0)
+    return write(path, samples / 32768.0, 16000, "pcm_s16le").read_bytes()
 
 
 @pytest.fixture(scope="session")

@@ -1,70 +1,13 @@
 """Recordings behind a network, and whose failure it is that they cannot be read."""
 
-import http.server
-import re
-import threading
-from contextlib import contextmanager
-
 import numpy as np
 import pytest
 from audio_files import RATE, speech_like, write
+from web_storage import serving
 
 from raydiar.audio import decode, probe
 from raydiar.errors import AudioNotFound, StorageDenied, StorageUnavailable
 from raydiar.storage import display_name, open_source, storage_error
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    """A small web server, of objects in memory, that answers as it is told."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_HEAD(self):
-        self.answer(with_body=False)
-
-    def do_GET(self):
-        self.answer(with_body=True)
-
-    def answer(self, with_body):
-        server = self.server
-        status = re.match(r"/status/(\d+)", self.path)
-        body = server.objects.get(self.path.partition("?")[0])
-        if status or body is None:
-            self.send_response(int(status[1]) if status else 404)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        asked = re.match(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        first = 0
-        if asked and server.ranges:
-            first, last = int(asked[1]), min(int(asked[2]), len(body) - 1)
-            total, body = len(body), body[first : last + 1]
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {first}-{last}/{total}")
-        else:
-            self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if with_body and first + len(body) > server.dies_after:
-            self.close_connection = True
-            body = body[: max(0, server.dies_after - first)]
-        if with_body:
-            server.sent += len(body)
-            self.wfile.write(body)
-
-    def log_message(self, *args):
-        pass
-
-
-@contextmanager
-def serving(objects, ranges=True, dies_after=float("inf")):
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.objects, server.ranges, server.dies_after = objects, ranges, dies_after
-        server.sent = 0
-        server.url = f"http://127.0.0.1:{server.server_port}"
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
 
 
 @pytest.fixture(scope="module")

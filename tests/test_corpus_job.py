@@ -5,16 +5,14 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
+from corpus_files import excerpts, files, seen, write_manifest
 from typer.testing import CliRunner
+from web_storage import serving
 
 from raydiar.cli import app
 from raydiar.corpus import dataset, packs, stages
@@ -29,52 +27,6 @@ from raydiar.pipelines.config import DEFAULT
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = str(ROOT / "jobs" / "diarize_corpus.py")
-
-
-def write_manifest(path, rows) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
-def excerpts(sample_wav, number: int, seconds: float = 5.0) -> list[dict]:
-    step = (30 - seconds) / number
-    return [
-        {"uri": str(sample_wav), "start": round(step * n, 2), "duration": seconds, "take": n}
-        for n in range(number)
-    ]
-
-
-def seen(output) -> dict[str, str]:
-    """Status of every row that any Parquet reader sees; fails on two rows of one recording."""
-    if not files(output):
-        return {}
-    rows = pq.read_table(output, columns=["recording_id", "status"]).to_pylist()
-    by_id = {row["recording_id"]: row["status"] for row in rows}
-    assert len(by_id) == len(rows)
-    return by_id
-
-
-def files(output) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in Path(output).glob("*.parquet")}
-
-
-@contextmanager
-def forbidding_server():
-    """A storage over HTTP that knows nobody; gives its URI."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_error(403)
-
-        do_HEAD = do_GET
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
 
 
 @pytest.fixture
@@ -140,7 +92,7 @@ def test_decoding_stays_apart_from_inference(local_ray, tmp_path, capsys, placem
 
     with coordinator() as actor:
         steps = (Decode(), DEFAULT, resolve, write)
-        job_graph(plan, folder, *steps, placement, actor, np.empty(0, "S16")).explain()
+        job_graph(plan, folder, *steps, placement, actor, done=np.empty(0, "S16")).explain()
     _, _, operators = capsys.readouterr().out.partition("Physical Plan (Optimized)")
     apart = [
         "TaskPoolMapOperator[MapBatches(Write)]",
@@ -179,6 +131,8 @@ diarize_corpus({manifest!r}, {str(output)!r}, num_actors=1)
         while len(list(output.glob("*.parquet"))) < 3 and driver.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.05)
+        with pytest.raises(OutputError, match="is being written by run"):
+            diarize_corpus(manifest, str(output))
         driver.send_signal(signal.SIGKILL)
         driver.wait()
     assert driver.returncode == -signal.SIGKILL, (tmp_path / "log").read_text()
@@ -216,8 +170,8 @@ def test_too_many_failures_stop_the_job(local_ray, sample_wav, tmp_path, small_p
 def test_a_failure_of_the_machine_stops_the_job_and_is_no_row(
     local_ray, sample_wav, tmp_path, small_packs
 ):
-    with forbidding_server() as uri:
-        rows = [*excerpts(sample_wav, 2), {"uri": f"{uri}/forbidden.wav"}]
+    with serving({}) as server:
+        rows = [*excerpts(sample_wav, 2), {"uri": f"{server.url}/status/403/forbidden.wav"}]
         manifest = write_manifest(tmp_path / "m.jsonl", rows)
         with pytest.raises(JobFailed, match=r"storage refused access(.|\n)*run the job again"):
             diarize_corpus(manifest, str(tmp_path / "output"))

@@ -324,7 +324,7 @@ def test_the_record_of_shards_comes_back(tmp_path):
 # -- the job -----------------------------------------------------------------------------------
 
 
-def test_a_job_on_shards(local_ray, tmp_path, clips, monkeypatch):
+def test_a_job_on_shards(local_ray, tmp_path, clips):
     corpus, output = tmp_path / "corpus", tmp_path / "corpus" / "output"
     corpus.mkdir()
     tar = write_tar(corpus / "a.tar", clips | {"bad.wav": b"not audio", "note.txt": b""})
@@ -369,20 +369,8 @@ def test_a_job_on_shards(local_ray, tmp_path, clips, monkeypatch):
     for shard, content in contents.items():
         Path(shard).write_bytes(content)
     (output / SHARDS_FILE).unlink()
-    retried = hash_ids([broken])
-
-    class Retrying(dataset.Inventory):
-        """As if the shard's error row were to be tried again."""
-
-        @property
-        def done(self):
-            hashes = super().done
-            return hashes[~dataset.is_done(hashes, retried)]
-
-    monkeypatch.setattr("raydiar.corpus.run.dataset.Inventory", Retrying)
-    last = diarize_corpus(None, str(output), source=str(corpus))
+    last = diarize_corpus(None, str(output), source=str(corpus), retry_errors="retryable")
     assert (last.num_shards, last.num_processed) == (3, len(clips) - len(read))
-    monkeypatch.undo()
     rows = rows_of(output)
     assert last.num_recordings == last.num_processed + last.num_done_before == len(rows)
     assert broken not in rows

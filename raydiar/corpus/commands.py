@@ -5,13 +5,32 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+import yaml
+from typer.core import TyperCommand
 
-from raydiar.errors import RaydiarError
+from raydiar.errors import ConfigError, RaydiarError
 
 app = typer.Typer(help="Diarize whole corpora with Ray.", no_args_is_help=True)
 
 
-@app.command()
+class _RetryCommand(TyperCommand):
+    """`--retry-errors` alone means the retryable ones: Typer knows no optional values."""
+
+    def parse_args(self, ctx, args):
+        following = [*args[1:], ""]
+        return super().parse_args(
+            ctx,
+            [
+                f"{arg}=retryable" if arg == "--retry-errors" and after not in _RETRIES else arg
+                for arg, after in zip(args, following, strict=True)
+            ],
+        )
+
+
+_RETRIES = ("retryable", "all")
+
+
+@app.command(cls=_RetryCommand)
 def diarize(
     output: Annotated[str, typer.Option(help="Folder or URI of the dataset, new or to go on.")],
     manifest: Annotated[
@@ -31,6 +50,19 @@ def diarize(
     max_failures: Annotated[
         int, typer.Option(help="Stop when more of the last 1,000 recordings failed.")
     ] = 500,
+    retry_errors: Annotated[
+        str | None,
+        typer.Option(help="Do error rows again: the retryable ones, or all.", metavar="[all]"),
+    ] = None,
+    reprocess: Annotated[
+        bool, typer.Option("--reprocess", help="Delete the rows of another pipeline first.")
+    ] = False,
+    keep_local: Annotated[
+        str | None, typer.Option(help="Folder or URI that keeps what clustering needs.")
+    ] = None,
+    decode_time_limit: Annotated[
+        float, typer.Option(help="Seconds after which decoding a recording has stalled.")
+    ] = 120.0,
     token: Annotated[str | None, typer.Option(help="Hugging Face token for gated weights.")] = None,
 ) -> None:
     """Diarize the recordings of a manifest or folder that OUTPUT has no row of."""
@@ -45,6 +77,10 @@ def diarize(
             device=device,
             num_actors=num_actors,
             max_failures=max_failures,
+            retry_errors=retry_errors,
+            reprocess=reprocess,
+            keep_local=keep_local,
+            decode_time_limit=decode_time_limit,
             token=token,
         )
     except RaydiarError as error:
@@ -52,6 +88,48 @@ def diarize(
         raise typer.Exit(1) from None
     typer.echo(summary)
     typer.echo(f"The dataset is in {summary.output}")
+
+
+@app.command()
+def resolve(
+    kept: Annotated[str, typer.Argument(help="What a job kept with --keep-local.")],
+    output: Annotated[str, typer.Option(help="Folder or URI of the dataset, new or to go on.")],
+    pipeline: Annotated[
+        str | None, typer.Option(help="Hub repository, directory or config; default embedded.")
+    ] = None,
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="As clustering.threshold=0.6; may be repeated."),
+    ] = None,
+    max_failures: Annotated[
+        int, typer.Option(help="Stop when more of the last 1,000 recordings failed.")
+    ] = 500,
+    token: Annotated[str | None, typer.Option(help="Hugging Face token for gated weights.")] = None,
+) -> None:
+    """Cluster kept LocalSpeakers again, with other parameters, without a GPU or the audio."""
+    from raydiar.corpus.run import resolve_corpus
+    from raydiar.pipelines.config_file import load_config
+
+    try:
+        config = load_config(pipeline, token=token).with_parameters(_nested(parameters or []))
+        summary = resolve_corpus(kept, output, config, max_failures=max_failures, token=token)
+    except RaydiarError as error:
+        typer.echo(f"raydiar: {error}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(summary)
+    typer.echo(f"The dataset is in {summary.output}")
+
+
+def _nested(settings: list[str]) -> dict[str, dict]:
+    """{"clustering": {"threshold": 0.6}} from ["clustering.threshold=0.6"]."""
+    nested: dict[str, dict] = {}
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        group, _, parameter = name.partition(".")
+        if not (parameter and value):
+            raise ConfigError(f"--set takes group.name=value, not {setting!r}")
+        nested.setdefault(group, {})[parameter] = yaml.safe_load(value)
+    return nested
 
 
 @app.command()

@@ -1,10 +1,11 @@
 """The diarization dataset: Parquet files of one row per recording, which are also the checkpoint.
 
 Rows of status "ok" and "error" lie in files of their own, `ok-<run>-<task>.parquet` and
-`error-<run>-<task>.parquet`, and files never change: a later "ok" row of a recording overrules its
-"error" row, a smaller file name overrules a larger one, and the end of a job rewrites overruled
-rows away. `<task>` is a hash of the recordings in the file, so that a write task that is run twice
-publishes the same file twice.
+`error-<run>-<task>.parquet`, and files never change: an "ok" row of a recording overrules its
+"error" rows, the oldest "ok" row all others, the newest "error" row older ones (it is what a retry
+found), and the end of a job rewrites overruled rows away. Names of runs sort by time. `<task>` is
+a hash of the recordings in the file, so that a write task that is run twice publishes the same
+file twice.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import pyarrow.parquet as pq
 
 from raydiar.corpus.folder import PRIVATE, Folder
 from raydiar.corpus.manifest import hash_ids
-from raydiar.corpus.shard_record import ShardRecord
+from raydiar.corpus.shard_record import SHARDS_FILE, ShardRecord
 from raydiar.diarization import Diarization, Speaker, Turn
 from raydiar.errors import OutputError
 
@@ -185,11 +186,12 @@ def publish_rows(output: Folder, run: str, status: str, rows: pa.Table) -> str:
     hashes = np.sort(hash_ids(rows.column("recording_id").to_pylist()))
     task = blake2b(hashes.tobytes(), digest_size=8).hexdigest()
     name = f"{status}-{run}-{task}.parquet"
-    output.publish(name, _parquet(rows))
+    output.publish(name, to_parquet(rows))
     return name
 
 
-def _parquet(table: pa.Table) -> bytes:
+def to_parquet(table: pa.Table) -> bytes:
+    """A Parquet file in memory, to be published whole."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue().to_pybytes()
@@ -221,7 +223,7 @@ def read_schema(output: Folder) -> pa.Schema | None:
 
 
 def write_schema(output: Folder, schema: pa.Schema) -> None:
-    output.publish(SCHEMA_FILE, _parquet(schema.empty_table()))
+    output.publish(SCHEMA_FILE, to_parquet(schema.empty_table()))
 
 
 def pipeline_of(schema: pa.Schema) -> dict | None:
@@ -266,7 +268,7 @@ class Inventory:
     Attributes
     ----------
     files : tuple of str
-        In order of precedence: "ok" before "error", then by name.
+        In order of precedence: "ok" by name, then "error" by name backwards.
     hashes : tuple of (num_rows,) S16
         Of the recording ids of each file, in row order.
     shards : (num_shards,) S16
@@ -280,10 +282,9 @@ class Inventory:
     @classmethod
     def read(cls, output: Folder, known: Inventory | None = None) -> Inventory:
         """Read the ids of all files of an output, or only of those not `known` (none changes)."""
-        files = sorted(
-            (name for name in output.list() if _FILE_NAME.fullmatch(name)),
-            key=lambda name: (name.startswith("error-"), name),
-        )
+        names = sorted(name for name in output.list() if _FILE_NAME.fullmatch(name))
+        errors = [name for name in names if name.startswith("error-")]
+        files = [name for name in names if name.startswith("ok-")] + errors[::-1]
         read = dict(zip(known.files, known.hashes, strict=True)) if known else {}
 
         def ids_of(name: str) -> np.ndarray:
@@ -307,6 +308,12 @@ class Inventory:
         """
         hashes = np.unique(np.concatenate([np.empty(0, "S16"), *self.hashes]))
         return hashes[~is_done(hashes, self.shards)]
+
+    def of_run(self, run: str) -> np.ndarray:
+        """Sorted hashes of the recordings of which this run wrote a row, (num_recordings,) S16."""
+        files = zip(self.files, self.hashes, strict=True)
+        mine = [hashes for name, hashes in files if f"-{run}-" in name]
+        return np.unique(np.concatenate([np.empty(0, "S16"), *mine]))
 
     @cached_property
     def kept(self) -> list[np.ndarray]:
@@ -335,6 +342,33 @@ def is_done(hashes: np.ndarray, done: np.ndarray) -> np.ndarray:
         return np.zeros(len(hashes), bool)
     found = np.searchsorted(done, hashes)
     return done[np.minimum(found, len(done) - 1)] == hashes
+
+
+def failed(output: Folder, inventory: Inventory, only_retryable: bool = True) -> np.ndarray:
+    """Recordings whose row is an error, of all kinds or only of those that time may heal.
+
+    Returns
+    -------
+    hashes : (num_recordings,) S16
+        Sorted.
+    """
+    found = [np.empty(0, "S16")]
+    for name, hashes, keep in zip(inventory.files, inventory.hashes, inventory.kept, strict=True):
+        if name.startswith("error-") and keep.any():
+            if only_retryable:
+                with output.open(name) as file:
+                    errors = pq.read_table(file, columns=["error"]).column(0).combine_chunks()
+                keep = keep & errors.field("retryable").to_numpy(zero_copy_only=False)
+            found.append(hashes[keep])
+    return np.sort(np.concatenate(found))
+
+
+def delete_rows(output: Folder) -> None:
+    """Delete all rows of a dataset and then its schema, so that a kill leaves what it was."""
+    for name in Inventory.read(output).files:
+        output.delete(name)
+    output.delete(SHARDS_FILE)
+    output.delete(SCHEMA_FILE)
 
 
 def remove_overruled(output: Folder, run: str, inventory: Inventory) -> int:

@@ -19,6 +19,7 @@ from ray.exceptions import RayError
 from raydiar.audio import SAMPLE_RATE
 from raydiar.corpus.cluster import Placement
 from raydiar.corpus.folder import Folder
+from raydiar.corpus.kept import Keep, ReadKept
 from raydiar.corpus.packs import PackPlan
 from raydiar.corpus.shard_decoding import DecodeShard
 from raydiar.corpus.stages import Coordinator, Decode, LocalInferenceStage, Resolve, Write
@@ -70,6 +71,7 @@ def job_graph(
     write: Write,
     placement: Placement,
     coordinator,
+    keep: Keep | None = None,
     done: np.ndarray | None = None,
 ) -> Dataset:
     """The receipts of all packs of a plan, as a dataset that is not executed yet.
@@ -78,15 +80,20 @@ def job_graph(
     ----------
     pipeline : LocalPipeline or PipelineConfig
         See `LocalInferenceStage`.
+    keep : Keep, optional
     coordinator : handle of a `Coordinator` actor
     done : (num_done,) S16, optional
         Sorted hashes of the recordings that have a row; needed if the plan holds shards.
     """
     on_gpu = placement.device == "cuda"
     num_packs = plan.num_packs + plan.num_shard_packs
+    num_actors = min(placement.num_actors, num_packs)
     actors = ActorPoolStrategy(
-        min_size=min(placement.num_actors, num_packs),
+        # On a CPU the pool may shrink: when a node is lost, its actors start again on the CPUs that
+        # decoding needs, and then wait for it forever.
+        min_size=num_actors if on_gpu else 1,
         max_size=placement.max_actors,
+        initial_size=num_actors,
         # the next pack is fetched while the networks run
         max_concurrent_calls_per_actor=2 if on_gpu else 1,
         # In the main thread, which loaded the networks: once two threads of a process have used
@@ -104,13 +111,30 @@ def job_graph(
             num_gpus=1 if on_gpu else 0,
             **_PACK,
         )
-        resolved = inferred.map_batches(resolve, num_cpus=0.5, **_PACK)
-        return resolved.map_batches(
-            write,
-            batch_size=packs_per_write(num_packs),
-            batch_format="pyarrow",
-            num_cpus=0.25,
-        )
+        return _written(inferred, plan, keep, resolve, write)
+
+
+def resolve_graph(
+    plan: PackPlan, output: Folder, read: ReadKept, resolve: Resolve, write: Write
+) -> Dataset:
+    """The receipts of a job that clusters kept LocalSpeakers, not executed yet."""
+    with DataContext.current(job_context()):
+        packs = _packs(output, f"{plan.folder}/kept")
+        return _written(packs.map_batches(read, num_cpus=0.5, **_PACK), plan, None, resolve, write)
+
+
+def _written(
+    inferred: Dataset, plan: PackPlan, keep: Keep | None, resolve: Resolve, write: Write
+) -> Dataset:
+    if keep is not None:
+        inferred = inferred.map_batches(keep, num_cpus=0.5, **_PACK)  # fused with the next
+    resolved = inferred.map_batches(resolve, num_cpus=0.5, **_PACK)
+    return resolved.map_batches(
+        write,
+        batch_size=packs_per_write(plan.num_packs + plan.num_shard_packs),
+        batch_format="pyarrow",
+        num_cpus=0.25,
+    )
 
 
 def packs_per_write(num_packs: int) -> int:

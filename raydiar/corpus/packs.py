@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -48,6 +48,8 @@ class PackPlan:
     num_done : int
         Recordings of the manifest that already have a row, and those of shards that need not be
         read again.
+    hashes : (num_recordings,) S16
+        Sorted, of the recordings to be done, those of shards aside.
     num_shards : int
         Shards to read; what they hold shows then.
     num_shard_packs : int
@@ -60,6 +62,7 @@ class PackPlan:
     num_long: int
     longest_seconds: float
     num_done: int
+    hashes: np.ndarray = field(repr=False)
     num_shards: int = 0
     num_shard_packs: int = 0
 
@@ -105,6 +108,7 @@ def write_packs(
     folder = pack_folder(run)
     shards = shards or ShardRecord()
     seen: list[np.ndarray] = [np.empty(0, "S16")]
+    to_do: list[np.ndarray] = [np.empty(0, "S16")]
     writers = {
         kind: _PackWriter(output, f"{folder}/{kind}", pack_schema(manifest.schema))
         for kind in ("short", "long", "shards")
@@ -118,8 +122,11 @@ def write_packs(
             seen.append(hashes)
             skipped = is_done(hashes, done) | is_done(hashes, shards.whole)
             num_done += sum(map(shards.num_recordings, hashes[skipped].tolist()))
-            for row in batch.filter(pa.array(~skipped)).to_pylist():
-                if not is_shard(row["uri"]):
+            rows = batch.filter(pa.array(~skipped)).to_pylist()
+            shard = np.array([is_shard(row["uri"]) for row in rows], bool)
+            to_do.append(hashes[~skipped][~shard])
+            for row, of_many in zip(rows, shard, strict=True):
+                if not of_many:
                     yield row
                     continue
                 seconds = estimate_seconds(row, UNKNOWN_SHARD_SECONDS)
@@ -145,6 +152,7 @@ def write_packs(
         num_long=writers["long"].num_packs,
         longest_seconds=longest,
         num_done=num_done,
+        hashes=np.sort(np.concatenate(to_do)),
         num_shards=writers["shards"].num_packs,
         num_shard_packs=num_shard_packs,
     )

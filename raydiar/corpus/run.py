@@ -23,14 +23,15 @@ from raydiar.clustering import PLDA
 from raydiar.corpus import dataset
 from raydiar.corpus.failures import MACHINE, blame
 from raydiar.corpus.folder import PRIVATE, TEMPORARY, Folder
+from raydiar.corpus.kept import Keep, ReadKept, check_made_by, prepare, read_schema, write_plan
 from raydiar.corpus.lock import OutputLock, check_lock
-from raydiar.corpus.manifest import read_manifest
+from raydiar.corpus.manifest import RECORDING_FIELDS, read_manifest
 from raydiar.corpus.packs import PACKS, PackPlan, pack_folder, write_packs
 from raydiar.corpus.progress import FailureLimit, Reporter, RunSummary
 from raydiar.corpus.shard_record import ShardLog, ShardRecord
 from raydiar.corpus.sources import write_manifest
 from raydiar.corpus.stages import Decode, Resolve, Write
-from raydiar.errors import JobFailed, ManifestError, OutputError, RaydiarError
+from raydiar.errors import ConfigError, JobFailed, ManifestError, OutputError, RaydiarError
 from raydiar.isolation import IsolatedDecoder
 from raydiar.pipelines.config import LocalPipeline, PipelineConfig
 from raydiar.pipelines.config_file import load_config
@@ -49,6 +50,10 @@ def diarize_corpus(
     device: str = "auto",
     num_actors: int | None = None,
     max_failures: int = 500,
+    retry_errors: str | None = None,
+    reprocess: bool = False,
+    keep_local: str | None = None,
+    decode_time_limit: float = 120.0,
     token: str | None = None,
     report: Callable[[str], None] = print,
 ) -> RunSummary:
@@ -71,6 +76,15 @@ def diarize_corpus(
         Inference actors; by default one a GPU, or as many as the CPUs hold.
     max_failures : int
         The job stops when more than this many of the last 1,000 recordings failed.
+    retry_errors : str, optional
+        Do again the recordings of the manifest whose row is an error: "retryable" ones (storage
+        did not answer, say), or "all", for which all shards are read again.
+    reprocess : bool
+        If another pipeline made the output, delete its rows and begin anew.
+    keep_local : str, optional
+        Folder or fsspec URI in which LocalSpeakers are kept, for `resolve_corpus`.
+    decode_time_limit : float, s
+        A recording whose decoding takes longer, beyond a tenth of its duration, has stalled.
     token : str, optional
         Of Hugging Face, for gated weights.
     report : callable
@@ -88,7 +102,9 @@ def diarize_corpus(
     """
     if (manifest is None) == (source is None):
         raise ManifestError("give either a manifest (--manifest) or a source of audio (--input)")
-    folder = Folder(output if "://" in output else os.path.abspath(output))
+    if retry_errors not in (None, "retryable", "all"):
+        raise ConfigError(f"retry_errors must be retryable or all, not {retry_errors!r}")
+    folder = _folder(output)
     listing = f"{folder.uri.rstrip('/')}/{LISTING}"
     summary = RunSummary(_new_run(), manifest or listing, folder.uri)
     begun = time.monotonic()
@@ -100,27 +116,80 @@ def diarize_corpus(
         if recordings is None:
             write_manifest(source, listing, without=folder.uri)
             recordings = read_manifest(listing, count_channels)
-        schema = _agreed_schema(folder, recordings.carried, weights)
+        schema = _agreed_schema(folder, recordings.carried, weights, reprocess)
+        keep = None
+        if keep_local is not None:
+            kept = _folder(keep_local)
+            keep = Keep(kept, summary.run, prepare(kept, recordings.schema, weights))
         before = dataset.Inventory.read(folder)
+        done = before.done
+        if retry_errors:
+            again = dataset.failed(folder, before, only_retryable=retry_errors == "retryable")
+            done = done[~dataset.is_done(done, again)]
         shards = ShardLog(folder, summary.run, ShardRecord.load(folder))
-        try:
-            plan = write_packs(recordings, before.done, folder, summary.run, shards.record)
-            summary.num_recordings = plan.num_recordings + plan.num_done
-            summary.num_done_before = plan.num_done
-            summary.num_shards = plan.num_shards
-            with _recorded(folder, summary, schema, begun):
+        # which members of shards failed shows only in the shards
+        read = ShardRecord() if retry_errors == "all" else shards.record
+        with _scratch(folder, summary.run):
+            plan = write_packs(recordings, done, folder, summary.run, read)
+            with _recorded(folder, summary, plan, schema, begun):
                 if plan.num_recordings or plan.num_shards:
-                    job = _Job(folder, summary.run, plan, weights, schema, before.done, shards)
+                    job = _Job(folder, summary.run, plan, weights, schema, done, shards)
+                    decode = Decode(time_limit=decode_time_limit)
                     with Reporter(summary, report):
-                        _process(job, summary, device, num_actors, max_failures, report)
-                if shards.num_read < plan.num_shards:
-                    unread = plan.num_shards - shards.num_read
-                    raise JobFailed(f"{unread} shards were not read; run the job again")
-                _finish(folder, summary.run, before, plan.num_recordings + shards.num_rows)
-        finally:
-            folder.delete(pack_folder(summary.run))
-        for leftover in (PACKS, TEMPORARY):  # of killed runs
-            folder.delete(leftover)
+                        _process(
+                            job, decode, keep, summary, device, num_actors, max_failures, report
+                        )
+                _finish(folder, summary.run, before, plan, shards)
+    return summary
+
+
+def resolve_corpus(
+    kept: str,
+    output: str,
+    pipeline: str | PipelineConfig | None = None,
+    *,
+    max_failures: int = 500,
+    token: str | None = None,
+    report: Callable[[str], None] = print,
+) -> RunSummary:
+    """Cluster again, with other parameters, what `diarize_corpus` kept with `keep_local`.
+
+    Needs neither GPU nor audio. Recordings of which there is a row in the output are left out.
+
+    Parameters
+    ----------
+    kept : str
+        Folder or fsspec URI of LocalSpeakers.
+    output, pipeline, max_failures, token, report
+        See `diarize_corpus`. The networks of the pipeline must be those of the LocalSpeakers.
+
+    Raises
+    ------
+    OutputError
+        Also if there are no LocalSpeakers, or they are of another pipeline.
+    ConfigError, WeightsNotFound, CheckpointError, JobFailed
+    """
+    source, folder = _folder(kept), _folder(output)
+    summary = RunSummary(_new_run(), source.uri, folder.uri)
+    begun = time.monotonic()
+    kept_schema = read_schema(source)
+    if not isinstance(pipeline, PipelineConfig):
+        pipeline = load_config(pipeline, token=token)
+    weights = pipeline.localize(token)
+    check_made_by(source, kept_schema, weights)
+    recording = kept_schema.field("recording").type
+    carried = pa.schema([f for f in recording if f.name not in RECORDING_FIELDS.names])
+    with _locked(folder, summary.run):
+        schema = _agreed_schema(folder, carried, weights)
+        before = dataset.Inventory.read(folder)
+        with _scratch(folder, summary.run):
+            plan = write_plan(source, before.done, folder, summary.run)
+            with _recorded(folder, summary, plan, schema, begun):
+                if plan.num_recordings:
+                    job = _Job(folder, summary.run, plan, weights, schema)
+                    with Reporter(summary, report):
+                        _resolve(job, ReadKept(source), summary, max_failures)
+                _finish(folder, summary.run, before, plan)
     return summary
 
 
@@ -146,24 +215,34 @@ class _Job:
     plan: PackPlan
     weights: LocalPipeline
     schema: pa.Schema
-    done: np.ndarray
-    shards: ShardLog
+    done: np.ndarray | None = None
+    shards: ShardLog | None = None
+
+    def resolve(self) -> Resolve:
+        config = self.weights.config
+        plda = PLDA.load(self.weights.plda) if self.weights.plda else None
+        pipeline = dataset.pipeline_of(self.schema)
+        return Resolve(config.clustering, plda, config.min_duration_off, pipeline, self.schema)
+
+    def write(self) -> Write:
+        return Write(self.output, self.run, self.schema)
 
 
 def _process(
     job: _Job,
+    decode: Decode,
+    keep: Keep | None,
     summary: RunSummary,
     device: str,
     num_actors: int | None,
     max_failures: int,
     report: Callable[[str], None],
 ) -> None:
-    """Run the graph and count its receipts."""
+    """Run the graph of `diarize_corpus` and count its receipts."""
     # Ray is not imported where there is nothing to do
     from raydiar.corpus.cluster import connected, place, spans_nodes
-    from raydiar.corpus.graph import coordinator, job_graph, receipts_of
+    from raydiar.corpus.graph import coordinator, job_graph
 
-    limit = FailureLimit(max_failures)
     with connected():
         placement = place(device, num_actors)
         summary.device = placement.device
@@ -172,20 +251,49 @@ def _process(
         if spans_nodes():
             # once, by the driver: a thousand nodes must not ask the Hub or the package index
             weights = weights.mirror(f"{job.output.uri}/{MODELS}").config
-        config = job.weights.config
-        plda = PLDA.load(job.weights.plda) if job.weights.plda else None
-        pipeline = dataset.pipeline_of(job.schema)
-        resolve = Resolve(config.clustering, plda, config.min_duration_off, pipeline, job.schema)
-        write = Write(job.output, job.run, job.schema)
-        to_rows = (weights, resolve, write, placement)
         with coordinator() as actor:
-            graph = job_graph(job.plan, job.output, Decode(), *to_rows, actor, job.done)
-            with job.shards, closing(receipts_of(graph)) as receipts:
-                for receipt in receipts:
-                    summary.add(receipt)
-                    job.shards.add(receipt)
-                    summary.num_shards_read = job.shards.num_read
-                    limit.add(receipt)
+            graph = job_graph(
+                job.plan,
+                job.output,
+                decode,
+                weights,
+                job.resolve(),
+                job.write(),
+                placement,
+                actor,
+                keep,
+                job.done,
+            )
+            with job.shards:
+                _count(graph, summary, max_failures, job.shards)
+
+
+def _resolve(job: _Job, read: ReadKept, summary: RunSummary, max_failures: int) -> None:
+    """Run the graph of `resolve_corpus` and count its receipts."""
+    from raydiar.corpus.cluster import connected
+    from raydiar.corpus.graph import resolve_graph
+
+    with connected():
+        summary.device = "cpu"
+        graph = resolve_graph(job.plan, job.output, read, job.resolve(), job.write())
+        _count(graph, summary, max_failures)
+
+
+def _count(graph, summary: RunSummary, max_failures: int, shards: ShardLog | None = None) -> None:
+    from raydiar.corpus.graph import receipts_of
+
+    limit = FailureLimit(max_failures)
+    with closing(receipts_of(graph)) as receipts:
+        for receipt in receipts:
+            summary.add(receipt)
+            if shards is not None:
+                shards.add(receipt)
+                summary.num_shards_read = shards.num_read
+            limit.add(receipt)
+
+
+def _folder(uri: str) -> Folder:
+    return Folder(uri if "://" in uri else os.path.abspath(uri))
 
 
 def _new_run() -> str:
@@ -205,10 +313,24 @@ def _locked(folder: Folder, run: str) -> Iterator[None]:
 
 
 @contextmanager
+def _scratch(folder: Folder, run: str) -> Iterator[None]:
+    """Leave nothing behind that only this run needed, or that killed ones left."""
+    try:
+        yield
+    finally:
+        folder.delete(pack_folder(run))
+    for leftover in (PACKS, TEMPORARY):
+        folder.delete(leftover)
+
+
+@contextmanager
 def _recorded(
-    folder: Folder, summary: RunSummary, schema: pa.Schema, begun: float
+    folder: Folder, summary: RunSummary, plan: PackPlan, schema: pa.Schema, begun: float
 ) -> Iterator[None]:
     """Keep `run.json` up to date about a run; one that finds nothing to do leaves no record."""
+    summary.num_recordings = plan.num_recordings + plan.num_done
+    summary.num_done_before = plan.num_done
+    summary.num_shards = plan.num_shards
 
     def write(state: str) -> None:
         summary.state = state
@@ -227,7 +349,9 @@ def _recorded(
     write("done")
 
 
-def _agreed_schema(folder: Folder, carried: pa.Schema, weights: LocalPipeline) -> pa.Schema:
+def _agreed_schema(
+    folder: Folder, carried: pa.Schema, weights: LocalPipeline, reprocess: bool = False
+) -> pa.Schema:
     """Schema of the output, which its first run fixes.
 
     Raises
@@ -237,6 +361,9 @@ def _agreed_schema(folder: Folder, carried: pa.Schema, weights: LocalPipeline) -
     """
     pipeline = weights.describe()
     schema = dataset.read_schema(folder)
+    if reprocess and schema and dataset.pipeline_of(schema)["fingerprint"] != weights.fingerprint:
+        dataset.delete_rows(folder)
+        schema = None
     if schema is None:
         schema = dataset.dataset_schema(weights.dimension, carried, pipeline)
         dataset.write_schema(folder, schema)
@@ -247,7 +374,7 @@ def _agreed_schema(folder: Folder, carried: pa.Schema, weights: LocalPipeline) -
         raise OutputError(
             f"{folder.uri} was made by another pipeline (fingerprint {made_by['fingerprint']}, "
             f"now {pipeline['fingerprint']}; different: {', '.join(changed) or 'numerics'}). "
-            "Choose another output."
+            "Choose another output, or delete its rows and do them again with --reprocess."
         )
     for column in carried:
         if column.name not in schema.names:
@@ -264,10 +391,23 @@ def _agreed_schema(folder: Folder, carried: pa.Schema, weights: LocalPipeline) -
     return schema
 
 
-def _finish(folder: Folder, run: str, before: dataset.Inventory, num_recordings: int) -> None:
+def _finish(
+    folder: Folder,
+    run: str,
+    before: dataset.Inventory,
+    plan: PackPlan,
+    shards: ShardLog | None = None,
+) -> None:
     """Leave exactly one row a recording, to any reader."""
     after = dataset.Inventory.read(folder, known=before)
-    missing = len(before.done) + num_recordings - len(after.done)
+    written = after.of_run(run)
+    planned = dataset.is_done(written, plan.hashes)
+    missing = len(plan.hashes) - np.sum(planned)
+    if shards is not None:
+        if shards.num_read < plan.num_shards:
+            unread = plan.num_shards - shards.num_read
+            raise JobFailed(f"{unread} shards were not read to their end; run the job again")
+        missing += shards.num_rows - np.sum(~planned)
     if missing:
         raise JobFailed(f"{missing} recordings were left without a row; run the job again")
     check_lock(folder, run)

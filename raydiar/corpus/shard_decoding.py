@@ -159,7 +159,8 @@ class _Members:
             yield member | {"recording_id": self._id(name)}
             return
         try:
-            channels = [str(n) for n in range(decoder().probe(source).num_channels)]
+            found = decoder(self._decode.time_limit).probe(source)
+            channels = [str(n) for n in range(found.num_channels)]
         except Exception as error:
             if blame(error) == MACHINE:
                 raise

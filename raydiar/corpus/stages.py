@@ -55,9 +55,9 @@ RECEIPT = pa.schema(
 
 
 @cache
-def decoder() -> IsolatedDecoder:
+def decoder(time_limit: float) -> IsolatedDecoder:
     """The decoding child of this process, which serves task after task."""
-    return IsolatedDecoder()
+    return IsolatedDecoder(time_limit)
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,14 @@ class Decode:
     Parameters
     ----------
     max_duration : float, s
+    time_limit : float, s
+        See `IsolatedDecoder`.
     attempts : int
         For failures of the moment.
     """
 
     max_duration: float = MAX_DURATION
+    time_limit: float = 120.0
     attempts: int = 5
 
     def __call__(self, pack: pa.Table) -> pa.Table:
@@ -98,12 +101,12 @@ class Decode:
     def _decode(self, recording: dict, source: Source) -> np.ndarray:
         channel = recording["channel"]
         if channel == "split":
-            decoder().probe(source)  # raises what is wrong with it
+            decoder(self.time_limit).probe(source)  # raises what is wrong with it
             raise StorageUnavailable(
                 f"{recording['uri']}: its channels could not be counted when the manifest was "
                 "read. Run the job again to split it."
             )
-        return decoder().decode(
+        return decoder(self.time_limit).decode(
             source,
             start=recording["start"] or 0.0,
             duration=recording["duration"],

@@ -1,0 +1,196 @@
+"""LocalSpeakers kept by a job, so that clustering can be done again without GPU and audio.
+
+A tenth of the PCM in size. One Parquet file a pack, `local-<run>-<task>.parquet`; of a recording
+that was done twice, after a kill or on retry, the newest counts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raydiar.corpus import dataset
+from raydiar.corpus.folder import PRIVATE, Folder
+from raydiar.corpus.manifest import hash_ids
+from raydiar.corpus.packs import PackPlan, pack_folder
+from raydiar.corpus.shard_record import SHARD
+from raydiar.corpus.wire import LOCAL_SPEAKERS
+from raydiar.errors import OutputError
+from raydiar.pipelines.config import LocalPipeline
+
+_SCHEMA_FILE = f"{PRIVATE}/local.parquet"
+_MADE_BY = b"raydiar.local"
+_FILE_NAME = re.compile(r"local-.+\.parquet")
+_FILES = 1000  # of a plan, in one Parquet file
+
+
+def made_by(weights: LocalPipeline) -> dict:
+    """What LocalSpeakers depend on: the pipeline without what only clustering needs."""
+    parameters = dict(weights.parameters)
+    for name in ("clustering", "min_duration_off"):
+        parameters.pop(name)
+    return {
+        "segmentation": weights.hashes["segmentation"],
+        "embedding": weights.hashes["embedding"],
+        "embedding_mode": weights.embedding_mode,
+        **parameters,
+    }
+
+
+def prepare(kept: Folder, recording: pa.Schema, weights: LocalPipeline) -> pa.Schema:
+    """Fix what a folder of LocalSpeakers holds, or check that it is this.
+
+    Parameters
+    ----------
+    recording : pyarrow.Schema
+        Of a row of the manifest.
+
+    Returns
+    -------
+    schema : pyarrow.Schema
+        Of its files.
+
+    Raises
+    ------
+    OutputError
+        If it holds those of another pipeline, or of a manifest with other columns.
+    """
+    schema = pa.schema(
+        [
+            ("recording_id", pa.string()),
+            ("recording", pa.struct(list(recording))),
+            ("local_speakers", LOCAL_SPEAKERS),
+        ],
+        metadata={_MADE_BY: json.dumps(made_by(weights), sort_keys=True)},
+    )
+    if not kept.exists(_SCHEMA_FILE):
+        kept.publish(_SCHEMA_FILE, dataset.to_parquet(schema.empty_table()))
+    found = read_schema(kept)
+    check_made_by(kept, found, weights)
+    if found != schema:
+        raise OutputError(f"{kept.uri} keeps recordings with other columns; choose another folder")
+    return schema
+
+
+def read_schema(kept: Folder) -> pa.Schema:
+    """
+    Raises
+    ------
+    OutputError
+        If nothing was ever kept there.
+    """
+    if not kept.exists(_SCHEMA_FILE):
+        raise OutputError(f"{kept.uri} holds no LocalSpeakers; a job keeps them with --keep-local")
+    return pq.read_schema(pa.BufferReader(kept.read(_SCHEMA_FILE)))
+
+
+def check_made_by(kept: Folder, schema: pa.Schema, weights: LocalPipeline) -> None:
+    """
+    Raises
+    ------
+    OutputError
+        If the LocalSpeakers were made by other networks, or otherwise than this pipeline would.
+    """
+    there, here = json.loads(schema.metadata[_MADE_BY]), made_by(weights)
+    if there != here:
+        changed = ", ".join(sorted(key for key in here if there.get(key) != here[key]))
+        raise OutputError(f"{kept.uri} holds LocalSpeakers of another pipeline: other {changed}")
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Stage that publishes the LocalSpeakers of a pack, and hands the pack on.
+
+    Before its rows: whatever has a row of status "ok" is kept.
+    """
+
+    kept: Folder
+    run: str
+    schema: pa.Schema = field(repr=False)
+
+    def __call__(self, pack: pa.Table) -> pa.Table:
+        local = pack.column("local_speakers").chunk(0).flatten()
+        found = local.is_valid()
+        recordings = pack.column("recordings").chunk(0).flatten().filter(found)
+        ids = recordings.field("recording_id")
+        if len(ids):
+            table = pa.table([ids, recordings, local.filter(found)], schema=self.schema)
+            hashes = hash_ids(ids.to_pylist())
+            task = blake2b(np.sort(hashes).tobytes(), digest_size=8).hexdigest()
+            self.kept.publish(f"local-{self.run}-{task}.parquet", dataset.to_parquet(table))
+        return pack
+
+
+def write_plan(kept: Folder, done: np.ndarray, output: Folder, run: str) -> PackPlan:
+    """Plan the clustering of all kept recordings that are not done: each file is a pack.
+
+    Parameters
+    ----------
+    done : (num_done,) S16
+        Sorted hashes of the recordings that have a row.
+    """
+    files = sorted((n for n in kept.list() if _FILE_NAME.fullmatch(n)), reverse=True)
+    with ThreadPoolExecutor(16) as threads:
+        hashes = list(threads.map(lambda name: _hashes_of(kept, name), files))
+    everything = np.concatenate([np.empty(0, "S16"), *hashes])
+    _, newest = np.unique(everything, return_index=True)
+    wanted = np.zeros(len(everything), bool)
+    wanted[newest] = ~dataset.is_done(everything[newest], done)
+    ends = np.cumsum([len(of_file) for of_file in hashes])
+    plan = []
+    for name, end, of_file in zip(files, ends, hashes, strict=True):
+        rows = np.flatnonzero(wanted[end - len(of_file) : end])
+        if len(rows):
+            plan.append({"pack": len(plan), "file": name, "rows": rows.tolist()})
+    for first in range(0, len(plan), _FILES):
+        table = pa.Table.from_pylist(plan[first : first + _FILES])
+        name = f"{pack_folder(run)}/kept/{first // _FILES:06d}.parquet"
+        output.publish(name, dataset.to_parquet(table))
+    return PackPlan(
+        folder=pack_folder(run),
+        num_recordings=int(wanted.sum()),
+        num_packs=len(plan),
+        num_long=0,
+        longest_seconds=0.0,
+        num_done=int(len(newest) - wanted.sum()),
+        hashes=np.sort(everything[wanted]),
+    )
+
+
+@dataclass(frozen=True)
+class ReadKept:
+    """Stage that reads a planned pack as local inference once gave it."""
+
+    kept: Folder
+
+    def __call__(self, plan: pa.Table) -> pa.Table:
+        [row] = plan.to_pylist()
+        with self.kept.open(row["file"]) as file:
+            table = pq.read_table(file).take(row["rows"]).combine_chunks()
+        one = pa.array([0, len(table)], pa.int32())
+        nobody = pa.nulls(len(table), dataset.ERROR)
+        return pa.table(
+            {
+                "pack": pa.array([row["pack"]]),
+                "recordings": pa.ListArray.from_arrays(one, table.column("recording").chunk(0)),
+                "errors": pa.ListArray.from_arrays(one, nobody),
+                "local_speakers": pa.ListArray.from_arrays(
+                    one, table.column("local_speakers").chunk(0)
+                ),
+                "shard": pa.nulls(1, SHARD),
+                "decode_seconds": pa.array([0.0]),
+                "inference_seconds": pa.array([0.0]),
+            }
+        )
+
+
+def _hashes_of(kept: Folder, name: str) -> np.ndarray:
+    with kept.open(name) as file:
+        return hash_ids(pq.read_table(file, columns=["recording_id"]).column(0).to_pylist())

@@ -1,0 +1,65 @@
+"""A web server of objects in memory that answers as it is told: the network's edge, for tests."""
+
+import http.server
+import re
+import threading
+from collections import Counter
+from contextlib import contextmanager
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """A small web server, of objects in memory, that answers as it is told."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self):
+        self.answer(with_body=False)
+
+    def do_GET(self):
+        self.answer(with_body=True)
+
+    def answer(self, with_body):
+        server = self.server
+        path = self.path.partition("?")[0]
+        asked_for = re.match(r"/status/(\d+)", path)
+        status = int(asked_for[1]) if asked_for else server.refused.get(path)
+        body = server.objects.get(path)
+        if status or body is None:
+            self.send_response(status or 404)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        asked = re.match(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        first = 0
+        if asked and server.ranges:
+            first, last = int(asked[1]), min(int(asked[2]), len(body) - 1)
+            total, body = len(body), body[first : last + 1]
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {first}-{last}/{total}")
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if with_body and first + len(body) > server.dies_after:
+            self.close_connection = True
+            body = body[: max(0, server.dies_after - first)]
+        if with_body:
+            server.begun[path] += first == 0
+            server.sent += len(body)
+            self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+@contextmanager
+def serving(objects, ranges=True, dies_after=float("inf")):
+    """Serve bytes by path. `/status/503` answers 503, as do paths that `refused` maps to it;
+    `begun` counts by path the answers that began at the first byte."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.objects, server.ranges, server.dies_after = objects, ranges, dies_after
+        server.sent, server.refused, server.begun = 0, {}, Counter()
+        server.url = f"http://127.0.0.1:{server.server_port}"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
