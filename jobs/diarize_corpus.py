@@ -11,7 +11,9 @@ from raydiar.errors import RaydiarError
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--manifest", required=True, help="Parquet, CSV or JSON Lines")
+    corpus = parser.add_mutually_exclusive_group(required=True)
+    corpus.add_argument("--manifest", help="Parquet, CSV or JSON Lines")
+    corpus.add_argument("--input", dest="source", help="folder, prefix or glob of audio")
     parser.add_argument("--output", required=True, help="folder or URI of the dataset")
     parser.add_argument("--pipeline", help="Hub repository, directory or config; default embedded")
     parser.add_argument("--device", default="auto", choices=["auto", "cuda", "cpu"])

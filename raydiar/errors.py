@@ -41,6 +41,10 @@ class DecoderStalled(RaydiarError):
     """The child process that decodes did not finish this recording in time."""
 
 
+class ShardError(RaydiarError):
+    """A tar or Parquet file of recordings that cannot be read to its end."""
+
+
 class CheckpointError(RaydiarError):
     """A checkpoint is unsafe, damaged, or not for any known network."""
 

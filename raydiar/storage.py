@@ -137,7 +137,7 @@ def storage_error(error: Exception, label: str) -> Exception:
     """
     links = _chain(error)
     # The innermost cause knows best: fsspec reports every HTTP failure as FileNotFoundError.
-    status = next((code for link in reversed(links) if (code := _http_status(link))), None)
+    status = http_status(error)
     if status in (401, 403) or any(
         isinstance(link, PermissionError) or "Credential" in type(link).__name__ for link in links
     ):
@@ -211,7 +211,12 @@ def _chain(error: BaseException) -> list[BaseException]:
     return links
 
 
-def _http_status(error: BaseException) -> int | None:
+def http_status(error: BaseException) -> int | None:
+    """What a storage service answered, if that is why a call failed."""
+    return next((code for link in reversed(_chain(error)) if (code := _status_of(link))), None)
+
+
+def _status_of(error: BaseException) -> int | None:
     status = getattr(error, "status", None)  # aiohttp
     if status is None and isinstance(getattr(error, "response", None), dict):  # botocore
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
@@ -228,5 +233,5 @@ def _is_network(error: BaseException) -> bool:
 
 def _reason(links: list[BaseException]) -> str:
     """The innermost cause in one line; an HTTP status says it without repeating a signed URL."""
-    status = next((code for link in reversed(links) if (code := _http_status(link))), None)
+    status = http_status(links[0])
     return f"HTTP {status}" if status else f"{type(links[-1]).__name__}"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from audio_files import write
+from s3_server import S3Server
 
 from raydiar import hub
 from raydiar.audio import decode
@@ -53,7 +54,29 @@ def pipeline():
 
 
 @pytest.fixture(scope="session")
-def local_ray():
+def s3_proxy():
+    """The way to the S3 server of the tests, which every process finds through its environment."""
+    proxy = S3Server()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def s3(s3_proxy):
+    """An S3 server over HTTP."""
+    s3_proxy.start_backend()
+    s3_proxy.reset()
+    yield s3_proxy
+    s3_proxy.reset()
+
+
+@pytest.fixture(scope="session")
+def local_ray(s3_proxy):
     """One Ray for all tests, of the size that a job starts on two cores; gives its address."""
     import ray
 

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from corpus_files import excerpts, files, seen, write_manifest
 from typer.testing import CliRunner
@@ -82,6 +83,7 @@ def test_a_job_leaves_one_row_per_recording_and_a_second_run_nothing_to_do(
 def test_decoding_stays_apart_from_inference(local_ray, tmp_path, capsys, placement, hours):
     folder = Folder(str(tmp_path))
     rows = [{"uri": f"{duration}.wav", "duration": 3600 * duration} for duration in hours]
+    rows.append({"uri": "shard.tar"})
     manifest = read_manifest(write_manifest(tmp_path / "m.jsonl", rows))
     plan = packs.write_packs(manifest, dataset.Inventory.read(folder).done, folder, "run1")
     schema = dataset.dataset_schema(192)
@@ -89,13 +91,15 @@ def test_decoding_stays_apart_from_inference(local_ray, tmp_path, capsys, placem
     write = Write(folder, "run1", schema)
 
     with coordinator() as actor:
-        job_graph(plan, folder, Decode(), DEFAULT, resolve, write, placement, actor).explain()
+        steps = (Decode(), DEFAULT, resolve, write)
+        job_graph(plan, folder, *steps, placement, actor, done=np.empty(0, "S16")).explain()
     _, _, operators = capsys.readouterr().out.partition("Physical Plan (Optimized)")
     apart = [
         "TaskPoolMapOperator[MapBatches(Write)]",
         "TaskPoolMapOperator[MapBatches(Resolve)]",
         "ActorPoolMapOperator[MapBatches(LocalInferenceStage)]",
         "TaskPoolMapOperator[MapBatches(Decode)]",
+        "TaskPoolMapOperator[MapBatches(DecodeShard)]",
     ]
     for operator in apart:
         assert operator in operators

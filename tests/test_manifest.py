@@ -2,6 +2,7 @@
 
 import json
 
+import fsspec
 import numpy as np
 import pandas
 import pyarrow as pa
@@ -9,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raydiar.corpus.manifest import check_unique, hash_ids, read_manifest
-from raydiar.corpus.sources import write_manifest
+from raydiar.corpus.sources import list_audio, write_manifest
 from raydiar.errors import ManifestError
 
 
@@ -200,3 +201,34 @@ def test_a_folder_becomes_a_manifest(tmp_path):
     assert write_manifest(f"{audio}/**/*.txt", manifest) == 1
     with pytest.raises(ManifestError, match="no audio"):
         write_manifest(f"{audio}/none/", manifest)
+
+
+def test_a_folder_is_listed_once_and_whole(tmp_path):
+    audio = tmp_path / "audio"
+    for name in ("a.wav", "x/b.wav", "x/y/c.wav", "x/s.tar", "out/ok-run-1.parquet"):
+        (audio / name).parent.mkdir(parents=True, exist_ok=True)
+        (audio / name).write_bytes(b"12345")
+    (audio / "x" / "loop").symlink_to(audio, target_is_directory=True)
+    (audio / "x" / "gone.wav").symlink_to(tmp_path / "nowhere")
+
+    def names(source, **options):
+        return [uri.removeprefix(f"{audio}/") for uri, _ in list_audio(str(source), **options)]
+
+    found = ["a.wav", "x/b.wav", "x/gone.wav", "x/s.tar", "x/y/c.wav"]
+    assert names(audio, without=str(audio / "out")) == found
+    assert names(f"{audio}/*.wav") == ["a.wav"]
+    assert names(f"{audio}/x/*/*.wav") == ["x/y/c.wav"]
+    assert names(f"{audio}/**/[bc].wav") == ["x/b.wav", "x/y/c.wav"]
+    assert names(audio / "x/b.wav") == ["x/b.wav"]
+    assert dict(list_audio(str(audio)))[f"{audio}/x/gone.wav"] is None  # decoding will say so
+
+
+def test_other_storage_is_listed_by_folders():
+    fs = fsspec.filesystem("memory")
+    for name in ("a.wav", "x/b.mp3", "x/_hidden/c.wav", "x/notes.txt"):
+        fs.pipe_file(f"/corpus/{name}", b"12345")
+    found = list(list_audio("memory://corpus"))
+    assert found == [("memory:///corpus/a.wav", 5), ("memory:///corpus/x/b.mp3", 5)]
+    assert [uri for uri, _ in list_audio("memory://corpus/*/*.t?t")] == [
+        "memory:///corpus/x/notes.txt"
+    ]

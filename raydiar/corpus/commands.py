@@ -33,8 +33,14 @@ _RETRIES = ("retryable", "all")
 
 @app.command(cls=_RetryCommand)
 def diarize(
-    manifest: Annotated[str, typer.Option(help="Parquet, CSV or JSON Lines: path or URI.")],
     output: Annotated[str, typer.Option(help="Folder or URI of the dataset, new or to go on.")],
+    manifest: Annotated[
+        str | None, typer.Option(help="Parquet, CSV or JSON Lines: path or URI.")
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--input", help="Folder, prefix or glob of audio, instead of a manifest."),
+    ] = None,
     pipeline: Annotated[
         str | None, typer.Option(help="Hub repository, directory or config; default embedded.")
     ] = None,
@@ -60,7 +66,7 @@ def diarize(
     ] = 120.0,
     token: Annotated[str | None, typer.Option(help="Hugging Face token for gated weights.")] = None,
 ) -> None:
-    """Diarize the recordings of a manifest that OUTPUT has no row of; run again to go on."""
+    """Diarize the recordings of a manifest or folder that OUTPUT has no row of."""
     from raydiar.corpus.run import diarize_corpus
 
     try:
@@ -68,6 +74,7 @@ def diarize(
             manifest,
             output,
             pipeline,
+            source=source,
             device=device,
             num_actors=num_actors,
             max_failures=max_failures,
@@ -128,18 +135,18 @@ def _nested(settings: list[str]) -> dict[str, dict]:
 
 @app.command()
 def manifest(
-    source: Annotated[str, typer.Argument(help="Folder, prefix or glob of audio: path or URI.")],
+    source: Annotated[str, typer.Argument(help="Folder, prefix or glob of audio or shards.")],
     output: Annotated[str, typer.Option(help="Parquet manifest to write.")],
 ) -> None:
     """Write a manifest of all audio below SOURCE."""
     from raydiar.corpus.sources import write_manifest
 
     try:
-        num_recordings = write_manifest(source, output)
+        num_files = write_manifest(source, output)
     except RaydiarError as error:
         typer.echo(f"raydiar: {error}", err=True)
         raise typer.Exit(1) from None
-    typer.echo(f"{num_recordings} recordings in {output}")
+    typer.echo(f"{num_files} files in {output}")
 
 
 @app.command()

@@ -15,7 +15,7 @@ import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any
@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from raydiar.corpus.folder import PRIVATE, Folder
 from raydiar.corpus.manifest import hash_ids
+from raydiar.corpus.shard_record import SHARDS_FILE, ShardRecord
 from raydiar.diarization import Diarization, Speaker, Turn
 from raydiar.errors import OutputError
 
@@ -289,10 +290,13 @@ class Inventory:
         In order of precedence: "ok" by name, then "error" by name backwards.
     hashes : tuple of (num_rows,) S16
         Of the recording ids of each file, in row order.
+    shards : (num_shards,) S16
+        Sorted hashes of the shards that were read whole after all: their error rows are overruled.
     """
 
     files: tuple[str, ...]
     hashes: tuple[np.ndarray, ...]
+    shards: np.ndarray = field(default_factory=lambda: np.empty(0, "S16"))
 
     @classmethod
     def read(cls, output: Folder, known: Inventory | None = None) -> Inventory:
@@ -308,7 +312,8 @@ class Inventory:
             return hash_ids(ids.to_pylist())
 
         with ThreadPoolExecutor(16) as threads:
-            return cls(tuple(files), tuple(threads.map(ids_of, files)))
+            hashes = tuple(threads.map(ids_of, files))
+        return cls(tuple(files), hashes, ShardRecord.load(output).whole)
 
     @cached_property
     def done(self) -> np.ndarray:
@@ -318,7 +323,8 @@ class Inventory:
         -------
         hashes : (num_recordings,) S16
         """
-        return np.unique(np.concatenate([np.empty(0, "S16"), *self.hashes]))
+        hashes = np.unique(np.concatenate([np.empty(0, "S16"), *self.hashes]))
+        return hashes[~is_done(hashes, self.shards)]
 
     def of_run(self, run: str) -> np.ndarray:
         """Sorted hashes of the recordings of which this run wrote a row, (num_recordings,) S16."""
@@ -332,8 +338,8 @@ class Inventory:
         hashes = np.concatenate([np.empty(0, "S16"), *self.hashes])
         order = np.argsort(hashes, kind="stable")  # files stand in order of precedence
         ordered = hashes[order]
-        keep = np.ones(len(hashes), bool)
-        keep[order[1:]] = ordered[1:] != ordered[:-1]
+        keep = ~is_done(hashes, self.shards)
+        keep[order[1:]] &= ordered[1:] != ordered[:-1]
         ends = np.cumsum([len(of_file) for of_file in self.hashes])
         return [keep[end - len(h) : end] for end, h in zip(ends, self.hashes, strict=True)]
 
@@ -378,6 +384,7 @@ def delete_rows(output: Folder) -> None:
     """Delete all rows of a dataset and then its schema, so that a kill leaves what it was."""
     for name in Inventory.read(output).files:
         output.delete(name)
+    output.delete(SHARDS_FILE)
     output.delete(SCHEMA_FILE)
 
 

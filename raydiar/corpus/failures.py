@@ -26,6 +26,7 @@ _OF_RECORDING = (
     errors.AudioNotFound,
     errors.DecoderCrashed,
     errors.DecoderStalled,
+    errors.ShardError,
 )
 _OF_MACHINE = (errors.RaydiarError, MemoryError, ImportError)
 # clients of storage whose own exceptions are no OSError

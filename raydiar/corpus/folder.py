@@ -19,6 +19,8 @@ from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from raydiar.storage import http_status
+
 PRIVATE = "_raydiar"  # Parquet readers skip names with a leading underscore
 TEMPORARY = f"{PRIVATE}/tmp"
 
@@ -34,7 +36,8 @@ class Folder:
 
     @cached_property
     def _located(self) -> tuple[AbstractFileSystem, str]:
-        fs, path = url_to_fs(self.uri)
+        # without fsspec's listings cache: what other processes write must be seen
+        fs, path = url_to_fs(self.uri, use_listings_cache=False)
         return fs, path.rstrip("/")
 
     def __getstate__(self):
@@ -64,7 +67,6 @@ class Folder:
     def list(self, folder: str = "") -> dict[str, int]:
         """Names and sizes in bytes of the files right inside a folder, in order; {} if absent."""
         path = self.path(folder)
-        self.fs.invalidate_cache(path)
         try:
             found = self.fs.ls(path, detail=True)
         except FileNotFoundError:
@@ -102,7 +104,13 @@ class Folder:
         """
         path = self.path(name)
         if not self.is_local:
-            self.fs.pipe_file(path, data, mode="create")
+            try:
+                self.fs.pipe_file(path, data, mode="create")
+            except OSError as error:
+                # 412: it exists; 409: another writer is at it. fsspec knows only AWS's own answer
+                if http_status(error) in (409, 412):
+                    raise FileExistsError(f"{self.uri}/{name}") from error
+                raise
             return
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "xb") as file:

@@ -1,5 +1,6 @@
 """The job as a Ray Data graph: read packs, decode, local inference, resolve, write.
 
+Short packs, long ones and shards are decoded in branches of their own, which then join.
 Each operator takes one pack a call, except the last. Their CPUs differ from neighbour to
 neighbour because Ray Data fuses neighbours with equal resources into one operator: decoding would
 run inside the inference actors, which then wait for it.
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 from ray.exceptions import RayError
@@ -19,6 +21,7 @@ from raydiar.corpus.cluster import Placement
 from raydiar.corpus.folder import Folder
 from raydiar.corpus.kept import Keep, ReadKept
 from raydiar.corpus.packs import PackPlan
+from raydiar.corpus.shard_decoding import DecodeShard
 from raydiar.corpus.stages import Coordinator, Decode, LocalInferenceStage, Resolve, Write
 from raydiar.errors import JobFailed, RaydiarError
 
@@ -69,6 +72,7 @@ def job_graph(
     placement: Placement,
     coordinator,
     keep: Keep | None = None,
+    done: np.ndarray | None = None,
 ) -> Dataset:
     """The receipts of all packs of a plan, as a dataset that is not executed yet.
 
@@ -78,9 +82,12 @@ def job_graph(
         See `LocalInferenceStage`.
     keep : Keep, optional
     coordinator : handle of a `Coordinator` actor
+    done : (num_done,) S16, optional
+        Sorted hashes of the recordings that have a row; needed if the plan holds shards.
     """
     on_gpu = placement.device == "cuda"
-    num_actors = min(placement.num_actors, plan.num_packs)
+    num_packs = plan.num_packs + plan.num_shard_packs
+    num_actors = min(placement.num_actors, num_packs)
     actors = ActorPoolStrategy(
         min_size=min(placement.min_actors, num_actors),
         max_size=placement.max_actors,
@@ -93,7 +100,7 @@ def job_graph(
         enable_true_multi_threading=not on_gpu,
     )
     with DataContext.current(job_context()):
-        decoded = _decoded(plan, output, decode, num_cpus=1.0 if on_gpu else 0.5)
+        decoded = _decoded(plan, output, decode, coordinator, done, 1.0 if on_gpu else 0.5)
         inferred = decoded.map_batches(
             LocalInferenceStage,
             fn_constructor_args=(pipeline, placement.device, placement.num_threads, coordinator),
@@ -122,7 +129,7 @@ def _written(
     resolved = inferred.map_batches(resolve, num_cpus=0.5, **_PACK)
     return resolved.map_batches(
         write,
-        batch_size=packs_per_write(plan.num_packs),
+        batch_size=packs_per_write(plan.num_packs + plan.num_shard_packs),
         batch_format="pyarrow",
         num_cpus=0.25,
     )
@@ -133,7 +140,9 @@ def packs_per_write(num_packs: int) -> int:
     return max(1, -(-num_packs // (MAX_FILES // 2)))
 
 
-def _decoded(plan: PackPlan, output: Folder, decode: Decode, num_cpus: float) -> Dataset:
+def _decoded(
+    plan: PackPlan, output: Folder, decode: Decode, coordinator, done, num_cpus: float
+) -> Dataset:
     branches = []
     if plan.num_packs > plan.num_long:
         packs = _packs(output, f"{plan.folder}/short")
@@ -145,6 +154,11 @@ def _decoded(plan: PackPlan, output: Folder, decode: Decode, num_cpus: float) ->
         tasks = TaskPoolStrategy(size=max(1, LONG_BYTES_IN_FLIGHT // largest))
         packs = _packs(output, f"{plan.folder}/long")
         branches.append(packs.map_batches(decode, compute=tasks, num_cpus=num_cpus, **_PACK))
+    if plan.num_shards:
+        read = DecodeShard(decode, ray.put(done), coordinator)
+        packs = _packs(output, f"{plan.folder}/shards")
+        packs = packs.map_batches(read, batch_size=1, batch_format="pyarrow", num_cpus=num_cpus)
+        branches.append(packs)
     return branches[0].union(*branches[1:]) if len(branches) > 1 else branches[0]
 
 

@@ -20,6 +20,7 @@ from raydiar.corpus import dataset
 from raydiar.corpus.folder import PRIVATE, Folder
 from raydiar.corpus.manifest import hash_ids
 from raydiar.corpus.packs import UNKNOWN_SECONDS, PackPlan, pack_folder
+from raydiar.corpus.shard_record import SHARD
 from raydiar.corpus.wire import LOCAL_SPEAKERS
 from raydiar.errors import OutputError
 from raydiar.pipelines.config import LocalPipeline
@@ -189,6 +190,7 @@ class ReadKept:
                 "local_speakers": pa.ListArray.from_arrays(
                     one, table.column("local_speakers").chunk(0)
                 ),
+                "shard": pa.nulls(1, SHARD),
                 "decode_seconds": pa.array([0.0]),
                 "inference_seconds": pa.array([0.0]),
             }

@@ -69,7 +69,10 @@ class OutputLock:
         try:
             self.output.create(_NAME, self._content())
         except FileExistsError:
-            self._take_over(_holder(self.output))
+            holder = _holder(self.output)
+            # It is ours if the answer to creating it was lost, and the client tried again.
+            if holder.get("run") != self.run:
+                self._take_over(holder)
         self._renewer.start()
         return self
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from raydiar.corpus.shards import is_shard
 from raydiar.corpus.tables import Columns, CsvTable, JsonLinesTable, ParquetTable, open_table
 from raydiar.errors import ManifestError
 
@@ -159,7 +160,10 @@ class Manifest:
         if "split" not in channels or self.probe is None:
             return batch
         rows = batch.to_pylist()
-        split = [number for number, channel in enumerate(channels) if channel == "split"]
+        # the channels of a shard's members are counted when it is read
+        split = [
+            n for n, row in enumerate(rows) if channels[n] == "split" and not is_shard(row["uri"])
+        ]
         with ThreadPoolExecutor(8) as threads:  # waiting for storage, not computing
             counts = threads.map(self.probe, [rows[number]["uri"] for number in split])
             found = dict(zip(split, counts, strict=True))

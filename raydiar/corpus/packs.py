@@ -20,6 +20,8 @@ import pyarrow.parquet as pq
 from raydiar.corpus.dataset import is_done
 from raydiar.corpus.folder import PRIVATE, Folder
 from raydiar.corpus.manifest import Manifest, check_unique, hash_ids
+from raydiar.corpus.shard_record import ShardRecord
+from raydiar.corpus.shards import is_shard
 from raydiar.corpus.sources import BYTES_PER_SECOND
 
 PACKS = f"{PRIVATE}/packs"
@@ -27,6 +29,7 @@ PACK_SECONDS = 30 * 60.0
 PACK_RECORDINGS = 256
 LONG_SECONDS = 2 * 3600.0  # from here on packs are rationed by their bytes
 UNKNOWN_SECONDS = 10 * 60.0  # a recording of which neither duration nor size is known
+UNKNOWN_SHARD_SECONDS = 36 * 3600.0  # 1 GB of mp3
 _FILE_RECORDINGS = 20_000
 
 
@@ -37,19 +40,24 @@ class PackPlan:
     Attributes
     ----------
     folder : str
-        Name inside the output; holds subfolders `short` and `long` of Parquet files.
+        Name inside the output; holds subfolders `short`, `long` and `shards` of Parquet files.
     num_recordings, num_packs, num_long : int
         Long packs are those of more than `LONG_SECONDS`.
     longest_seconds : float
         Estimated duration of the longest pack.
     num_done : int
-        Recordings of the manifest that already have a row.
+        Recordings of the manifest that already have a row, and those of shards that need not be
+        read again.
     seconds : float
         Estimated duration of all packs.
     exact : bool
         Whether the manifest gives every duration, so that nothing is estimated.
     hashes : (num_recordings,) S16
-        Sorted, of the recordings to be done.
+        Sorted, of the recordings to be done, those of shards aside.
+    num_shards : int
+        Shards to read; what they hold shows then.
+    num_shard_packs : int
+        Packs that they are estimated to give.
     """
 
     folder: str
@@ -61,6 +69,8 @@ class PackPlan:
     seconds: float
     exact: bool
     hashes: np.ndarray = field(repr=False)
+    num_shards: int = 0
+    num_shard_packs: int = 0
 
 
 def pack_folder(run: str) -> str:
@@ -79,7 +89,13 @@ def pack_schema(recording: pa.Schema) -> pa.Schema:
     )
 
 
-def write_packs(manifest: Manifest, done: np.ndarray, output: Folder, run: str) -> PackPlan:
+def write_packs(
+    manifest: Manifest,
+    done: np.ndarray,
+    output: Folder,
+    run: str,
+    shards: ShardRecord | None = None,
+) -> PackPlan:
     """Write the packs of all recordings of a manifest that are not done.
 
     Parameters
@@ -87,6 +103,8 @@ def write_packs(manifest: Manifest, done: np.ndarray, output: Folder, run: str) 
     manifest : Manifest
     done : (num_done,) S16
         Sorted hashes of the recordings that have a row.
+    shards : ShardRecord, optional
+        Shards of which those read whole are done as well.
 
     Raises
     ------
@@ -94,21 +112,36 @@ def write_packs(manifest: Manifest, done: np.ndarray, output: Folder, run: str) 
         If the manifest holds a wrong value or a recording twice.
     """
     folder = pack_folder(run)
+    shards = shards or ShardRecord()
     seen: list[np.ndarray] = [np.empty(0, "S16")]
     to_do: list[np.ndarray] = [np.empty(0, "S16")]
+    writers = {
+        kind: _PackWriter(output, f"{folder}/{kind}", pack_schema(manifest.schema))
+        for kind in ("short", "long", "shards")
+    }
+    num_done = num_shard_packs = 0
+    shard_seconds = 0.0
 
     def remaining() -> Iterator[dict]:
+        nonlocal num_done, num_shard_packs, shard_seconds
         for batch in manifest.batches():
             hashes = hash_ids(batch.column("recording_id").to_pylist())
             seen.append(hashes)
-            remains = ~is_done(hashes, done)
-            to_do.append(hashes[remains])
-            yield from batch.filter(pa.array(remains)).to_pylist()
+            skipped = is_done(hashes, done) | is_done(hashes, shards.whole)
+            num_done += sum(map(shards.num_recordings, hashes[skipped].tolist()))
+            rows = batch.filter(pa.array(~skipped)).to_pylist()
+            shard = np.array([is_shard(row["uri"]) for row in rows], bool)
+            to_do.append(hashes[~skipped][~shard])
+            for row, of_many in zip(rows, shard, strict=True):
+                if not of_many:
+                    yield row
+                    continue
+                seconds = estimate_seconds(row, UNKNOWN_SHARD_SECONDS)
+                pack = {"pack": writers["shards"].num_packs, "seconds": seconds}
+                writers["shards"].add(pack | {"recordings": [row]})
+                shard_seconds += seconds
+                num_shard_packs += max(1, int(seconds / PACK_SECONDS))
 
-    writers = {
-        kind: _PackWriter(output, f"{folder}/{kind}", pack_schema(manifest.schema))
-        for kind in ("short", "long")
-    }
     num_recordings = num_packs = 0
     longest = total = 0.0
     exact = True
@@ -120,8 +153,7 @@ def write_packs(manifest: Manifest, done: np.ndarray, output: Folder, run: str) 
         longest = max(longest, seconds)
         total += seconds
         exact = exact and all(recording["duration"] is not None for recording in recordings)
-    hashes = np.concatenate(seen)
-    check_unique(manifest, hashes)
+    check_unique(manifest, np.concatenate(seen))
     for writer in writers.values():
         writer.flush()
     return PackPlan(
@@ -130,10 +162,12 @@ def write_packs(manifest: Manifest, done: np.ndarray, output: Folder, run: str) 
         num_packs=num_packs,
         num_long=writers["long"].num_packs,
         longest_seconds=longest,
-        num_done=len(hashes) - num_recordings,
-        seconds=total,
-        exact=exact,
+        num_done=num_done,
+        seconds=total + shard_seconds,
+        exact=exact and not writers["shards"].num_packs,
         hashes=np.sort(np.concatenate(to_do)),
+        num_shards=writers["shards"].num_packs,
+        num_shard_packs=num_shard_packs,
     )
 
 
@@ -155,15 +189,15 @@ def form_packs(recordings: Iterator[dict]) -> Iterator[tuple[float, list[dict]]]
         yield total, pack
 
 
-def estimate_seconds(recording: dict) -> float:
-    """Duration of a recording of a manifest as far as that tells without opening the audio."""
-    if recording["duration"] is not None:
+def estimate_seconds(recording: dict, unknown: float = UNKNOWN_SECONDS) -> float:
+    """Duration of a recording, or shard, as far as a manifest tells without opening the audio."""
+    if recording["duration"] is not None and not is_shard(recording["uri"]):
         return recording["duration"]
     size = recording["size"]
     if size is None:
         size = _local_size(recording["uri"])
     if size is None:
-        return UNKNOWN_SECONDS
+        return unknown
     suffix = PurePosixPath(recording["uri"]).suffix.lower()
     return size / BYTES_PER_SECOND.get(suffix, 4_000)
 

@@ -25,12 +25,14 @@ class RunSummary:
     ----------
     run, manifest, output : str
     num_recordings : int
-        In the manifest, as far as it is known.
+        In the manifest, and in its shards as far as these have been read.
     num_done_before : int
         How many of these had a row when the run began.
     num_rows_before : int
         Recordings that the output held then and that this run does not do again, of this manifest
         or another.
+    num_shards, num_shards_read : int
+        Shards that this run has to read, and has read and written.
     num_ok : int
         Recordings diarized by this run.
     errors : Counter
@@ -62,6 +64,8 @@ class RunSummary:
     num_recordings: int = 0
     num_done_before: int = 0
     num_rows_before: int = 0
+    num_shards: int = 0
+    num_shards_read: int = 0
     num_ok: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     audio_seconds: float = 0.0
@@ -146,6 +150,10 @@ class RunSummary:
         self.errors.update(receipt["errors"])
         self.audio_seconds += receipt["audio_seconds"]
         self.planned_seconds_done += sum(receipt["planned_seconds"])
+        for part in receipt["shards"]:
+            had_a_row = part["num_done"] or 0
+            self.num_recordings += part["num_rows"] + had_a_row
+            self.num_done_before += had_a_row
         for step in STEPS:
             self.step_seconds[step] += sum(receipt[f"{step}_seconds"])
 

@@ -113,6 +113,8 @@ def progress_line(summary: RunSummary) -> str:
         f"{summary.speed:,.1f} x real time",
         listed_errors(summary.errors),
     ]
+    if summary.num_shards:
+        parts.insert(1, f"{summary.num_shards_read:,} of {summary.num_shards:,} shards")
     if summary.seconds_left is not None:
         parts.append(f"≈{duration(summary.seconds_left)} left")
     return ", ".join(parts)

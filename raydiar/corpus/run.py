@@ -28,20 +28,24 @@ from raydiar.corpus.packs import PACKS, PackPlan, pack_folder, write_packs
 from raydiar.corpus.progress import FailureLimit, RunSummary
 from raydiar.corpus.record import versions, write_record
 from raydiar.corpus.reporting import Reporter, print_line
+from raydiar.corpus.shard_record import ShardLog, ShardRecord
+from raydiar.corpus.sources import write_manifest
 from raydiar.corpus.stages import Decode, Resolve, Write
-from raydiar.errors import ConfigError, JobFailed, OutputError, RaydiarError
+from raydiar.errors import ConfigError, JobFailed, ManifestError, OutputError, RaydiarError
 from raydiar.isolation import IsolatedDecoder
 from raydiar.pipelines.config import LocalPipeline, PipelineConfig
 from raydiar.pipelines.config_file import load_config
 
 MODELS = f"{PRIVATE}/models"
+LISTING = f"{PRIVATE}/manifest.parquet"
 
 
 def diarize_corpus(
-    manifest: str,
+    manifest: str | None,
     output: str,
     pipeline: str | PipelineConfig | None = None,
     *,
+    source: str | None = None,
     device: str = "auto",
     num_actors: int | None = None,
     max_failures: int = 500,
@@ -52,16 +56,19 @@ def diarize_corpus(
     token: str | None = None,
     report: Callable[[str], None] | None = None,
 ) -> RunSummary:
-    """Diarize every recording of a manifest that has no row in the output yet.
+    """Diarize every recording of a manifest, or source, that has no row in the output yet.
 
     Parameters
     ----------
-    manifest : str
+    manifest : str or None
         See `raydiar.corpus.manifest.read_manifest`.
     output : str
         Folder or fsspec URI of the diarization dataset, new or of an earlier run.
     pipeline : str or PipelineConfig, optional
         See `raydiar.pipelines.config_file.load_config`.
+    source : str, optional
+        Instead of a manifest, what to make one of: see `raydiar.corpus.sources.list_audio`. It is
+        listed anew in every run, and the listing kept with the output.
     device : str
         "cuda", "cpu", or "auto": CUDA if the Ray cluster has, or can grow to, a GPU.
     num_actors : int, optional
@@ -70,7 +77,7 @@ def diarize_corpus(
         The job stops when more than this many of the last 1,000 recordings failed.
     retry_errors : str, optional
         Do again the recordings of the manifest whose row is an error: "retryable" ones (storage
-        did not answer, say), or "all".
+        did not answer, say), or "all", for which all shards are read again.
     reprocess : bool
         If another pipeline made the output, delete its rows and begin anew.
     keep_local : str, optional
@@ -93,15 +100,21 @@ def diarize_corpus(
     JobFailed
         If the machines or their operator are to blame; run it again to go on.
     """
+    if (manifest is None) == (source is None):
+        raise ManifestError("give either a manifest (--manifest) or a source of audio (--input)")
     if retry_errors not in (None, "retryable", "all"):
         raise ConfigError(f"retry_errors must be retryable or all, not {retry_errors!r}")
     folder = _folder(output)
-    summary = RunSummary(_new_run(), manifest, folder.uri, versions=versions())
-    recordings = read_manifest(manifest, count_channels)
+    listing = f"{folder.uri.rstrip('/')}/{LISTING}"
+    summary = RunSummary(_new_run(), manifest or listing, folder.uri, versions=versions())
+    recordings = None if manifest is None else read_manifest(manifest, count_channels)
     if not isinstance(pipeline, PipelineConfig):
         pipeline = load_config(pipeline, token=token)
     weights = pipeline.localize(token)
     with _locked(folder, summary.run):
+        if recordings is None:
+            write_manifest(source, listing, without=folder.uri)
+            recordings = read_manifest(listing, count_channels)
         schema = _agreed_schema(folder, recordings.carried, weights, reprocess)
         keep = None
         if keep_local is not None:
@@ -112,16 +125,19 @@ def diarize_corpus(
         if retry_errors:
             again = dataset.failed(folder, before, only_retryable=retry_errors == "retryable")
             done = done[~dataset.is_done(done, again)]
+        shards = ShardLog(folder, summary.run, ShardRecord.load(folder))
+        # which members of shards failed shows only in the shards
+        read = ShardRecord() if retry_errors == "all" else shards.record
         with _scratch(folder, summary.run):
-            plan = write_packs(recordings, done, folder, summary.run)
+            plan = write_packs(recordings, done, folder, summary.run, read)
             with _recorded(folder, summary, plan, before, schema) as record:
-                if plan.num_recordings:
-                    job = _Job(folder, summary.run, plan, weights, schema)
+                if plan.num_recordings or plan.num_shards:
+                    job = _Job(folder, summary.run, plan, weights, schema, done, shards)
                     decode = Decode(time_limit=decode_time_limit)
                     with Reporter(summary, record, report):
                         say = report or print_line
                         _process(job, decode, keep, summary, device, num_actors, max_failures, say)
-                _finish(folder, summary.run, before, plan)
+                _finish(folder, summary.run, before, plan, shards)
     return summary
 
 
@@ -196,6 +212,8 @@ class _Job:
     plan: PackPlan
     weights: LocalPipeline
     schema: pa.Schema
+    done: np.ndarray | None = None
+    shards: ShardLog | None = None
 
     def resolve(self) -> Resolve:
         config = self.weights.config
@@ -242,8 +260,10 @@ def _process(
                 placement,
                 actor,
                 keep,
+                job.done,
             )
-            _count(graph, summary, max_failures)
+            with job.shards:
+                _count(graph, summary, max_failures, job.shards)
 
 
 def _resolve(job: _Job, read: ReadKept, summary: RunSummary, max_failures: int) -> None:
@@ -258,7 +278,7 @@ def _resolve(job: _Job, read: ReadKept, summary: RunSummary, max_failures: int) 
         _count(graph, summary, max_failures)
 
 
-def _count(graph, summary: RunSummary, max_failures: int) -> None:
+def _count(graph, summary: RunSummary, max_failures: int, shards: ShardLog | None = None) -> None:
     from raydiar.corpus.graph import receipts_of
     from raydiar.corpus.metrics import JobMetrics
 
@@ -267,6 +287,9 @@ def _count(graph, summary: RunSummary, max_failures: int) -> None:
         for receipt in receipts:
             summary.add(receipt)
             metrics.add(receipt)
+            if shards is not None:
+                shards.add(receipt)
+                summary.num_shards_read = shards.num_read
             limit.add(receipt)
 
 
@@ -315,13 +338,14 @@ def _recorded(
     """
     summary.num_recordings = plan.num_recordings + plan.num_done
     summary.num_done_before = plan.num_done
+    summary.num_shards = plan.num_shards
     done_again = dataset.is_done(plan.hashes, before.done).sum()
     summary.num_rows_before = len(before.done) - int(done_again)
     summary.planned_seconds, summary.planned_exactly = plan.seconds, plan.exact
 
     def write() -> None:
         summary.tick()
-        if summary.num_recordings > summary.num_done_before:
+        if summary.num_shards or summary.num_recordings > summary.num_done_before:
             write_record(folder, summary, dataset.pipeline_of(schema))
 
     write()
@@ -378,10 +402,23 @@ def _agreed_schema(
     return schema
 
 
-def _finish(folder: Folder, run: str, before: dataset.Inventory, plan: PackPlan) -> None:
+def _finish(
+    folder: Folder,
+    run: str,
+    before: dataset.Inventory,
+    plan: PackPlan,
+    shards: ShardLog | None = None,
+) -> None:
     """Leave exactly one row a recording, to any reader."""
     after = dataset.Inventory.read(folder, known=before)
-    missing = np.sum(~dataset.is_done(plan.hashes, after.of_run(run)))
+    written = after.of_run(run)
+    planned = dataset.is_done(written, plan.hashes)
+    missing = len(plan.hashes) - np.sum(planned)
+    if shards is not None:
+        if shards.num_read < plan.num_shards:
+            unread = plan.num_shards - shards.num_read
+            raise JobFailed(f"{unread} shards were not read to their end; run the job again")
+        missing += shards.num_rows - np.sum(~planned)
     if missing:
         raise JobFailed(f"{missing} recordings were left without a row; run the job again")
     check_lock(folder, run)

@@ -12,7 +12,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -20,13 +20,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raydiar.audio import MAX_DURATION, probe
+from raydiar.audio import MAX_DURATION
 from raydiar.clustering import PLDA, resolve
 from raydiar.clustering.resolve import Clustering
 from raydiar.corpus import dataset
 from raydiar.corpus.failures import MACHINE, blame, describe, is_device_error, retrying
 from raydiar.corpus.folder import Folder
 from raydiar.corpus.lock import check_lock
+from raydiar.corpus.shard_record import SHARD
 from raydiar.corpus.wire import (
     local_speakers_from_arrow,
     local_speakers_to_arrow,
@@ -36,6 +37,7 @@ from raydiar.corpus.wire import (
 from raydiar.errors import JobFailed, StorageUnavailable
 from raydiar.isolation import IsolatedDecoder
 from raydiar.local_speakers import LocalSpeakers
+from raydiar.storage import Source
 
 MOST_ATTEMPTS = 4  # at one pack, each of which ended its process, before the job stops
 
@@ -43,6 +45,7 @@ RECEIPT = pa.schema(
     [
         ("ok", pa.int64()),
         ("errors", pa.list_(pa.string())),  # type of each error row
+        ("shards", pa.list_(SHARD)),  # of each pack that comes from one
         ("audio_seconds", pa.float64()),
         # of each pack: as estimated when it was formed, and as spent on it
         ("planned_seconds", pa.list_(pa.float64())),
@@ -54,7 +57,7 @@ RECEIPT = pa.schema(
 
 
 @cache
-def _decoder(time_limit: float) -> IsolatedDecoder:
+def decoder(time_limit: float) -> IsolatedDecoder:
     """The decoding child of this process, which serves task after task."""
     return IsolatedDecoder(time_limit)
 
@@ -79,42 +82,55 @@ class Decode:
     def __call__(self, pack: pa.Table) -> pa.Table:
         begun = time.perf_counter()
         [recordings] = pack.column("recordings").to_pylist()
-        decoded: list[np.ndarray] = []
-        num_samples, errors = [], []
-        for recording in recordings:
-            samples, error = None, None
-            try:
-                samples = retrying(lambda r=recording: self._decode(r), self.attempts)
-            except Exception as raised:
-                if blame(raised) == MACHINE:
-                    raise
-                error = describe(raised)
-            else:
-                decoded.append(samples)
-            num_samples.append(0 if samples is None else len(samples))
-            errors.append(error)
-        columns = {
-            "pcm": pcm_to_arrow(decoded),
-            "num_samples": pa.array([num_samples], pa.list_(pa.int64())),
-            "errors": pa.array([errors], pa.list_(dataset.ERROR)),
-        }
-        return _timed(_with(pack, columns), "decode_seconds", begun)
+        decoded = [self.decode(recording, recording["uri"]) for recording in recordings]
+        return decoded_pack(pack, decoded, begun)
 
-    def _decode(self, recording: dict) -> np.ndarray:
+    def decode(self, recording: dict, source: Source) -> np.ndarray | dict:
+        """PCM of a recording, or the `error` column of its row.
+
+        Raises
+        ------
+        Exception
+            What the machine is to blame for.
+        """
+        try:
+            return retrying(lambda: self._decode(recording, source), self.attempts)
+        except Exception as raised:
+            if blame(raised) == MACHINE:
+                raise
+            return describe(raised)
+
+    def _decode(self, recording: dict, source: Source) -> np.ndarray:
         channel = recording["channel"]
         if channel == "split":
-            probe(recording["uri"])  # raises what is wrong with it
+            decoder(self.time_limit).probe(source)  # raises what is wrong with it
             raise StorageUnavailable(
                 f"{recording['uri']}: its channels could not be counted when the manifest was "
                 "read. Run the job again to split it."
             )
-        return _decoder(self.time_limit).decode(
-            recording["uri"],
+        return decoder(self.time_limit).decode(
+            source,
             start=recording["start"] or 0.0,
             duration=recording["duration"],
             channel=None if channel is None else int(channel),
             max_duration=self.max_duration,
         )
+
+
+def decoded_pack(
+    pack: pa.Table, decoded: Sequence[np.ndarray | dict], begun: float, shard: dict | None = None
+) -> pa.Table:
+    """What decoding adds to a pack: PCM, or errors, in the order of its recordings."""
+    samples = [one for one in decoded if not isinstance(one, dict)]
+    num_samples = [0 if isinstance(one, dict) else len(one) for one in decoded]
+    errors = [one if isinstance(one, dict) else None for one in decoded]
+    columns = {
+        "pcm": pcm_to_arrow(samples),
+        "num_samples": pa.array([num_samples], pa.list_(pa.int64())),
+        "errors": pa.array([errors], pa.list_(dataset.ERROR)),
+        "shard": pa.array([shard], SHARD),
+    }
+    return _timed(_with(pack, columns), "decode_seconds", begun)
 
 
 class LocalInferenceStage:
@@ -311,7 +327,7 @@ class Resolve:
             for recording, error, local in zip(recordings, errors, local_speakers, strict=True)
         ]
         rows = pa.array([rows], pa.list_(pa.struct(list(self.schema))))
-        resolved = pack.select(["seconds", "decode_seconds", "inference_seconds"])
+        resolved = pack.select(["shard", "seconds", "decode_seconds", "inference_seconds"])
         return _timed(resolved.append_column("rows", rows), "resolve_seconds", begun)
 
     def _row(self, recording: dict, error: dict | None, local: LocalSpeakers | None) -> dict:
@@ -362,6 +378,7 @@ class Write:
         receipt = {
             "ok": len(by_status["ok"]),
             "errors": kinds,
+            "shards": packs.column("shard").drop_null().to_pylist(),
             "audio_seconds": pc.sum(table.column("duration")).as_py() or 0.0,
             "planned_seconds": packs.column("seconds").to_pylist(),
         }

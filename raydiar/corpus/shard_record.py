@@ -1,0 +1,152 @@
+"""Which shards of a corpus have been read, so that a second run need not read them again.
+
+A shard counts as read once all its rows are published: its packs tell how many they are, the
+receipts how many have arrived. The record lags behind by seconds; a shard that a killed run had
+just read is read once more, and its members are found to be done.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raydiar.corpus.failures import retrying
+from raydiar.corpus.folder import PRIVATE, Folder
+from raydiar.corpus.lock import check_lock
+from raydiar.corpus.manifest import hash_ids
+
+SHARDS_FILE = f"{PRIVATE}/shards.parquet"
+SHARD = pa.struct(
+    [
+        ("recording_id", pa.string()),  # of the shard's row in the manifest
+        ("num_rows", pa.int64()),  # in this pack
+        ("total_rows", pa.int64()),  # in all packs of the shard; null before its last
+        ("num_done", pa.int64()),  # members that had a row before; null before the last
+        ("whole", pa.bool_()),  # read to its end; null before the last
+    ]
+)
+"""What each pack of a shard tells of it."""
+
+# hashes as numpy gives them, without the zero bytes at their end
+_SCHEMA = pa.schema([("shard", pa.binary()), ("num_recordings", pa.int64()), ("whole", pa.bool_())])
+_EVERY = 30.0  # seconds between two publications
+
+
+@dataclass
+class ShardRecord:
+    """The shards that the runs on an output have read.
+
+    Attributes
+    ----------
+    shards : dict
+        From the hash of a shard's id to the number of its rows, and whether it was read whole.
+    """
+
+    shards: dict[bytes, tuple[int, bool]] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, output: Folder) -> ShardRecord:
+        if not output.exists(SHARDS_FILE):
+            return cls()
+        columns = pq.read_table(pa.BufferReader(output.read(SHARDS_FILE))).to_pydict()
+        counts = zip(columns["num_recordings"], columns["whole"], strict=True)
+        return cls(dict(zip(columns["shard"], counts, strict=True)))
+
+    def publish(self, output: Folder) -> None:
+        columns = {
+            "shard": list(self.shards),
+            "num_recordings": [number for number, _ in self.shards.values()],
+            "whole": [whole for _, whole in self.shards.values()],
+        }
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.table(columns, schema=_SCHEMA), sink)
+        output.publish(SHARDS_FILE, sink.getvalue().to_pybytes())
+
+    @cached_property
+    def whole(self) -> np.ndarray:
+        """Sorted hashes of the shards read to their end: (num_shards,) S16.
+
+        Such a shard has no row of its own: one that tells of an earlier failure is overruled.
+        """
+        hashes = [shard for shard, (_, whole) in self.shards.items() if whole]
+        return np.sort(np.array(hashes, "S16"))
+
+    def num_recordings(self, shard: bytes) -> int:
+        """Rows of a shard that is not to be read again; 1, of its failure, if nothing is known."""
+        return self.shards.get(shard, (1, False))[0]
+
+
+class ShardLog:
+    """Follows, by the receipts of a run, which shards are read and written.
+
+    Parameters
+    ----------
+    output : Folder
+    run : str
+    record : ShardRecord
+        Grows.
+
+    Attributes
+    ----------
+    num_rows : int
+        Of all shards that were read, whether to their end or not.
+    num_read : int
+        Shards of which every row has been published.
+    """
+
+    def __init__(self, output: Folder, run: str, record: ShardRecord):
+        self.output, self.run, self.record = output, run, record
+        self.num_rows = self.num_read = 0
+        self._written: dict[str, int] = {}
+        self._ends: dict[str, dict] = {}
+        self._unpublished = False
+        self._published = time.monotonic()
+
+    def __enter__(self) -> ShardLog:
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        """Publish what is known, also where the run stops early, if the output still takes it."""
+        with suppress(Exception) if kind else nullcontext():
+            self.publish()
+
+    def add(self, receipt: dict) -> None:
+        """Count the packs of a receipt (`stages.RECEIPT`).
+
+        Raises
+        ------
+        OutputError
+            If another run has taken the output over.
+        """
+        for part in receipt["shards"]:
+            name = part["recording_id"]
+            self._written[name] = self._written.get(name, 0) + part["num_rows"]
+            if part["total_rows"] is not None:
+                self._ends[name] = part
+            end = self._ends.get(name)
+            if end and self._written[name] == end["total_rows"]:
+                self._finish(name, end)
+        if time.monotonic() - self._published > _EVERY:
+            self.publish()
+
+    def publish(self) -> None:
+        self._published = time.monotonic()
+        if self._unpublished:
+            retrying(lambda: check_lock(self.output, self.run))
+            retrying(lambda: self.record.publish(self.output))
+            self._unpublished = False
+
+    def _finish(self, name: str, end: dict) -> None:
+        [shard] = hash_ids([name]).tolist()
+        number = end["total_rows"] + end["num_done"]
+        self.record.shards[shard] = (number, end["whole"])
+        self._unpublished = True
+        self.num_rows += end["total_rows"]
+        self.num_read += 1
+        del self._ends[name], self._written[name]
