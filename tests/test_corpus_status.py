@@ -232,7 +232,7 @@ def test_what_is_no_output_is_refused(tmp_path):
 def receipt(ok: int, audio: float, planned: float, errors=()) -> dict:
     steps = {f"{step}_seconds": [1.0] for step in STEPS}
     counts = {"ok": ok, "errors": list(errors), "audio_seconds": audio}
-    return counts | {"planned_seconds": [planned]} | steps
+    return counts | {"planned_seconds": [planned], "shards": []} | steps
 
 
 def test_time_left_and_known_hours_come_from_what_is_done():
