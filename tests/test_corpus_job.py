@@ -77,7 +77,7 @@ def test_a_job_leaves_one_row_per_recording_and_a_second_run_nothing_to_do(
 
 
 @pytest.mark.parametrize(
-    "placement", [Placement("cpu", 1, 1, 1, 1, ""), Placement("cuda", 2, 2, 8, 1, "")]
+    "placement", [Placement("cpu", 1, 1, 1, ""), Placement("cuda", 2, 8, 1, "")]
 )
 @pytest.mark.parametrize("hours", [[0.01, 0.02], [0.01, 3.0]])
 def test_decoding_stays_apart_from_inference(local_ray, tmp_path, capsys, placement, hours):

@@ -260,12 +260,13 @@ def test_only_the_moments_failures_are_tried_again():
     [
         ([3], None, (1, 2)),  # as started here on two cores
         ([9], None, (2, 4)),
-        ([8] * 4, None, (7, 4)),
+        ([8] * 4, None, (8, 3)),
+        ([0, 2, 2], None, (2, 1)),
         ([2], None, (1, 1)),
         ([3], 2, (2, 1)),
     ],
 )
-def test_actors_fill_the_cpus_and_leave_one_to_feed_them(cpus, num_actors, fitting):
+def test_actors_fill_the_cpus_and_leave_one_a_node_to_feed_them(cpus, num_actors, fitting):
     assert fit_actors(cpus, num_actors) == fitting
 
 

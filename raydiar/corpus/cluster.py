@@ -31,21 +31,22 @@ class Placement:
     device : str
         "cuda" or "cpu"
     num_actors : int
-        To begin with.
-    min_actors, max_actors : int
-        What Ray Data may shrink and grow the pool to.
+    max_actors : int
+        What the autoscaler may grow the pool to.
     num_threads : int
         Of torch, and CPUs, per actor.
     reason : str
         Why this device, for the log.
+    memory : float or None
+        Bytes that an actor asks for, to keep off nodes that are full.
     """
 
     device: str
     num_actors: int
-    min_actors: int
     max_actors: int
     num_threads: int
     reason: str
+    memory: float | None = None
 
     def __str__(self) -> str:
         per_actor = "1 GPU" if self.device == "cuda" else f"{self.num_threads} threads"
@@ -108,19 +109,17 @@ def place(device: str = "auto", num_actors: int | None = None) -> Placement:
         raise ConfigError("no node of the Ray cluster has a GPU: use --device cpu, or auto")
     if max_gpus and device != "cpu":
         reason = f"{gpus} GPUs in the cluster" + (f", up to {max_gpus}" if max_gpus > gpus else "")
-        size = num_actors or max(gpus, 1)
-        return Placement("cuda", size, size, num_actors or max_gpus, 1, reason)
-    cpus = [int(node.get("CPU", 0)) for node in _nodes()]
-    size, threads = fit_actors(cpus, num_actors)
+        return Placement("cuda", num_actors or max(gpus, 1), num_actors or max_gpus, 1, reason)
+    nodes = _nodes()
+    size, threads = fit_actors([int(node.get("CPU", 0)) for node in nodes], num_actors)
     reason = "as asked for" if device == "cpu" else "no GPU in the cluster"
-    # When a node is lost, its actors start again on the CPUs that the others have left for
-    # decoding, and would wait for it forever if their pool could not shrink.
-    least = size if len(cpus) == 1 else 1
-    return Placement("cpu", size, least, size, threads, reason)
+    return Placement("cpu", size, size, threads, reason, _memory(nodes, size, threads))
 
 
 def fit_actors(cpus: list[int], num_actors: int | None = None) -> tuple[int, int]:
-    """Number of actors and threads of each that use nodes with these CPUs, less one, best.
+    """Number of actors and threads of each that use nodes with these CPUs best.
+
+    One CPU of every node is left to what feeds the actors.
 
     Raises
     ------
@@ -129,12 +128,11 @@ def fit_actors(cpus: list[int], num_actors: int | None = None) -> tuple[int, int
     """
     best = (0, 1)
     for threads in range(THREADS_PER_ACTOR, 0, -1):
-        size = sum(node // threads for node in cpus)
-        size -= sum(cpus) - size * threads < 1
+        size = sum(_fitting(node, threads) for node in cpus)
         if num_actors is not None:
             size = num_actors if size >= num_actors else 0
         # fewer, larger actors hold the networks fewer times: worth a quarter of the CPUs
-        if size and size * threads >= 0.75 * (sum(cpus) - 1):
+        if size and size * threads >= 0.75 * sum(max(0, node - 1) for node in cpus):
             return size, threads
         best = max(best, (size, threads), key=lambda pair: pair[0] * pair[1])
     if not best[0]:
@@ -143,6 +141,24 @@ def fit_actors(cpus: list[int], num_actors: int | None = None) -> tuple[int, int
             f"{wanted} and the other stages do not fit into {sum(cpus)} CPUs of the Ray cluster"
         )
     return best
+
+
+def _fitting(cpus: float, threads: int) -> int:
+    return max(0, int(cpus) - 1) // threads
+
+
+def _memory(nodes: list[dict[str, float]], size: int, threads: int) -> float | None:
+    """Bytes that every actor asks for so that no node takes one more than it should.
+
+    When a node is lost, its actors start again on the CPUs that the others have left for decoding,
+    and would wait for it forever. Memory is what Ray can ration beside CPUs. None where there is
+    one node, or where nodes differ so much that no amount does it.
+    """
+    fitting = [_fitting(node.get("CPU", 0), threads) for node in nodes]
+    holding = [(node.get("memory", 0.0), k) for node, k in zip(nodes, fitting, strict=True) if k]
+    memory = 1.01 * max(free / (k + 1) for free, k in holding)
+    enough = sum(min(k, int(free // memory)) for free, k in holding) >= size
+    return memory if len(nodes) > 1 and enough else None
 
 
 def _nodes() -> list[dict[str, float]]:

@@ -87,11 +87,9 @@ def job_graph(
     """
     on_gpu = placement.device == "cuda"
     num_packs = plan.num_packs + plan.num_shard_packs
-    num_actors = min(placement.num_actors, num_packs)
     actors = ActorPoolStrategy(
-        min_size=min(placement.min_actors, num_actors),
+        min_size=min(placement.num_actors, num_packs),
         max_size=placement.max_actors,
-        initial_size=num_actors,
         # the next pack is fetched while the networks run
         max_concurrent_calls_per_actor=2 if on_gpu else 1,
         # In the main thread, which loaded the networks: once two threads of a process have used
@@ -107,6 +105,7 @@ def job_graph(
             compute=actors,
             num_cpus=placement.num_threads,
             num_gpus=1 if on_gpu else 0,
+            memory=placement.memory,
             **_PACK,
         )
         return _written(inferred, plan, keep, resolve, write)
