@@ -16,7 +16,7 @@ FLOORS = [
     {"models", "clustering"},
     {"inference"},
     {"pipelines"},
-    {"corpus"},
+    {"corpus", "voiceprints"},
     {"cli", "__main__"},
 ]
 RAY_ROOMS = {"corpus"}
