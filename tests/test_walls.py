@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "raydiar"
 
 # From the ground floor up; a room imports itself and what stands below it.
 FLOORS = [
-    {"errors", "windows", "local_speakers", "storage", "diarization", "hub"},
+    {"errors", "windows", "local_speakers", "storage", "diarization", "hub", "evaluation"},
     {"audio", "containers", "decoding", "resampling", "isolation"},
     {"models", "clustering"},
     {"inference"},
@@ -67,7 +67,8 @@ def test_imports_go_down(path):
         ("import raydiar.audio, raydiar.diarization, raydiar.clustering", {"ray", "torch"}),
         ("import raydiar.corpus.stages", {"torch"}),
         ("import raydiar.pipelines.config", {"ray", "torch"}),
-        ("import raydiar.cli", {"ray", "torch"}),
+        ("import raydiar.cli", {"ray", "torch", "faiss"}),
+        ("import raydiar.voiceprints.search", {"ray", "torch"}),
     ],
 )
 def test_imports_are_light(code, absent):

@@ -209,27 +209,31 @@ class VoiceprintIndex:
         VoiceprintNotFound
             If one is not in the index.
         """
-        return [
-            dict(zip(names, row, strict=True))
-            for segment, row_number in self._located(ids)
-            for names, row in [_record(segment.known, row_number)]
-        ]
+        records: list[dict[str, Any]] = [{}] * len(ids)
+        for segment, places, rows in self._located(ids):
+            for place, record in zip(places, segment.known.take(rows).to_pylist(), strict=True):
+                records[place] = record
+        return records
 
     def vectors(self, ids: np.ndarray) -> np.ndarray:
         """Unit vectors of voiceprints, (num_ids, dimension) float32, in the order of `ids`."""
-        located = self._located(ids)
-        return np.stack([segment.vectors(np.array([row]))[0] for segment, row in located])
+        vectors = np.empty((len(ids), self.dimension), np.float32)
+        for segment, places, rows in self._located(ids):
+            vectors[places] = segment.vectors(rows)
+        return vectors
 
-    def _located(self, ids) -> list[tuple[Segment, int]]:
-        located = []
-        for wanted in np.asarray(ids, np.int64):
-            for segment in self.segments:
-                row = segment.row_of(wanted)
-                if row is not None:
-                    located.append((segment, row))
-                    break
-            else:
-                raise VoiceprintNotFound(f"{self.folder.uri} holds no voiceprint {wanted}")
+    def _located(self, ids) -> list[tuple[Segment, np.ndarray, np.ndarray]]:
+        """Segments that hold some of the ids, with the places of these in `ids`, and their rows."""
+        ids = np.asarray(ids, np.int64)
+        located, missing = [], np.ones(len(ids), bool)
+        for segment in self.segments:
+            rows = segment.rows_of(ids)
+            places = np.flatnonzero(rows >= 0)
+            missing[places] = False
+            if len(places):
+                located.append((segment, places, rows[places]))
+        if missing.any():
+            raise VoiceprintNotFound(f"{self.folder.uri} holds no voiceprint {ids[missing][0]}")
         return located
 
     def ids_where(self, condition: pc.Expression) -> np.ndarray:
@@ -334,7 +338,3 @@ def check_embedding(generation: Generation, embedding: str, embedding_mode: str)
             f"({generation.embedding_mode}): they cannot be compared. Use the pipeline that the "
             "index was built with, or build another index."
         )
-
-
-def _record(table: pa.Table, row: int) -> tuple[list[str], list]:
-    return table.column_names, [column[row].as_py() for column in table.columns]

@@ -93,13 +93,13 @@ class Segment:
 
     # -- ids ---------------------------------------------------------------------------------
 
-    def row_of(self, wanted: int) -> int | None:
-        """Row of an id, None if it is not here."""
-        place = np.searchsorted(self.ids, wanted, sorter=self._order)
-        if place == len(self):
-            return None
-        row = int(place if self._order is None else self._order[place])
-        return row if self.ids[row] == wanted else None
+    def rows_of(self, ids: np.ndarray) -> np.ndarray:
+        """Rows of ids, (num_ids,) int64; -1 where an id is not here."""
+        if not len(self):
+            return np.full(len(ids), -1)
+        places = np.minimum(np.searchsorted(self.ids, ids, sorter=self._order), len(self) - 1)
+        rows = places if self._order is None else self._order[places]
+        return np.where(self.ids[rows] == ids, rows, -1)
 
     def column(self, name: str) -> pa.ChunkedArray:
         return self._parquet.read([name], use_threads=False).column(name)
