@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from raydiar.corpus import dataset
 from raydiar.corpus.folder import TEMPORARY, Folder
@@ -32,7 +31,8 @@ from raydiar.voiceprints.generation import (
     publish,
     read_current,
 )
-from raydiar.voiceprints.index import VoiceprintIndex, check_embedding
+from raydiar.voiceprints.index import VoiceprintIndex
+from raydiar.voiceprints.reading import read_voiceprints
 from raydiar.voiceprints.segment_writer import Layout, SegmentWriter, scratch_folder
 from raydiar.voiceprints.segments import Segment, unit_vectors
 
@@ -238,58 +238,19 @@ def vacuum(
     return len(old)
 
 
-# -- reading datasets --------------------------------------------------------------------------
-
-
 def _add(folder, generation, version, datasets, layout, report) -> Change:
     segments = _NextSegments(folder, generation, layout, report)
     for uri in datasets:
         report(f"reading {uri}")
-        segments.write(segments.new(_voiceprints(dataset.open(uri), uri, segments)))
+        segments.write(segments.new(_voiceprints(uri, segments)))
     return segments.publish(version)
 
 
-def _voiceprints(source: dataset.DiarizationDataset, uri: str, segments: _NextSegments) -> Rows:
-    """Voiceprints of a dataset and what is known of them, a file at a time."""
-    generation = segments.generation
-    carried = [name for name in generation.columns if name in source.schema.names]
-    columns = ["recording_id", "uri", "speakers", "pipeline", *carried]
-    for name, keep in zip(source.inventory.files, source.inventory.kept, strict=True):
-        if not name.startswith("ok-") or not keep.any():
-            continue
-        with source.output.open(name) as file:
-            table = pq.read_table(file, columns=columns).filter(pa.array(keep))
-        table = table.combine_chunks()
-        pipelines = table.column("pipeline").combine_chunks()
-        pairs = (pipelines.field(n).to_pylist() for n in ("embedding", "embedding_mode"))
-        for pair in set(zip(*pairs, strict=True)):
-            check_embedding(generation, *pair)
-        lists = table.column("speakers").combine_chunks()
-        speakers, parents = pc.list_flatten(lists), pc.list_parent_indices(lists)
-        embeddings = speakers.field("embedding")
-        valid = embeddings.is_valid()
-        segments.without_voice += len(valid) - valid.true_count
-        speakers, parents = speakers.filter(valid), parents.filter(valid)
-        if embeddings.type.list_size != generation.dimension:
-            raise VoiceprintIndexError(
-                f"{uri}: its voiceprints have {embeddings.type.list_size} dimensions, those of "
-                f"the index {generation.dimension}"
-            )
-        ids = {field: table.column(field).take(parents) for field in ("recording_id", "uri")}
-        ids |= {
-            "speaker": speakers.field("speaker"),
-            "seconds": speakers.field("embedding_seconds"),
-            "num_embeddings": speakers.field("num_embeddings"),
-            "dataset": pa.repeat(uri, len(parents)),
-            "file": pa.repeat(name, len(parents)),
-        } | {field: table.column(field).take(parents) for field in carried}
-        values = speakers.field("embedding").flatten().to_numpy(zero_copy_only=False)
-        vectors = values.reshape(len(parents), generation.dimension)
-        lengths = np.linalg.norm(vectors, axis=1)
-        usable = np.isfinite(lengths) & (lengths > 0)
-        segments.without_voice += len(usable) - int(usable.sum())
-        if usable.any():
-            yield pa.table(ids).filter(pa.array(usable)), unit_vectors(vectors[usable])
+def _voiceprints(uri: str, segments: _NextSegments) -> Rows:
+    for found in read_voiceprints(uri, segments.generation):
+        segments.without_voice += found.without_voice
+        if len(found.vectors):
+            yield found.ids, found.vectors
 
 
 def _embedding_of(source: dataset.DiarizationDataset, uri: str) -> tuple[str, str]:

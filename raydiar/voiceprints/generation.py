@@ -252,3 +252,19 @@ def publish(folder: Folder, generation: Generation, version: str | None) -> None
             f"{folder.uri} was changed by another writer while generation {generation.number} "
             "was prepared. Nothing was written: run the command again."
         ) from None
+
+
+def check_embedding(generation: Generation, embedding: str, embedding_mode: str) -> None:
+    """
+    Raises
+    ------
+    VoiceprintIndexError
+        If voiceprints made so cannot be compared with those of the index.
+    """
+    if (embedding, embedding_mode) != (generation.embedding, generation.embedding_mode):
+        raise VoiceprintIndexError(
+            f"these voiceprints were made with the embedding {embedding[:12]}… ({embedding_mode}), "
+            f"those of the index with {generation.embedding[:12]}… "
+            f"({generation.embedding_mode}): they cannot be compared. Use the pipeline that the "
+            "index was built with, or build another index."
+        )

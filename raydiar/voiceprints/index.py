@@ -18,7 +18,12 @@ import pyarrow.compute as pc
 
 from raydiar.corpus.folder import Folder
 from raydiar.errors import ConfigError, VoiceprintIndexError, VoiceprintNotFound
-from raydiar.voiceprints.generation import Generation, SegmentEntry, read_current
+from raydiar.voiceprints.generation import (
+    Generation,
+    SegmentEntry,
+    check_embedding,
+    read_current,
+)
 from raydiar.voiceprints.segments import Segment, best, has_gpu, unit_vectors
 
 Where = pc.Expression | Mapping[str, Any] | None
@@ -201,19 +206,25 @@ class VoiceprintIndex:
 
     # -- what is known of an id --------------------------------------------------------------
 
-    def records(self, ids: np.ndarray) -> list[dict[str, Any]]:
-        """What is known of voiceprints, in the order of `ids`: `ID_FIELDS` and carried columns.
+    def columns(self, ids: np.ndarray, names: Sequence[str] | None = None) -> pa.Table:
+        """What is known of voiceprints, one row for each of `ids`, in their order.
 
         Raises
         ------
         VoiceprintNotFound
             If one is not in the index.
         """
-        records: list[dict[str, Any]] = [{}] * len(ids)
+        names = list(names or self.generation.schema().names)
+        tables = [self.generation.schema().empty_table().select(names)]
+        order = [np.empty(0, np.int64)]
         for segment, places, rows in self._located(ids):
-            for place, record in zip(places, segment.known.take(rows).to_pylist(), strict=True):
-                records[place] = record
-        return records
+            tables.append(segment.known.select(names).take(rows))
+            order.append(places)
+        return pa.concat_tables(tables).take(np.argsort(np.concatenate(order)))
+
+    def records(self, ids: np.ndarray) -> list[dict[str, Any]]:
+        """The same as `columns`, as dicts."""
+        return self.columns(ids).to_pylist()
 
     def vectors(self, ids: np.ndarray) -> np.ndarray:
         """Unit vectors of voiceprints, (num_ids, dimension) float32, in the order of `ids`."""
@@ -327,14 +338,3 @@ class VoiceprintIndex:
             "segments": [f"{entry.kind}, {entry.num_rows:,} rows" for entry in entries],
             "bytes a vector": round(num_bytes / num_rows, 1) if num_rows else None,
         }
-
-
-def check_embedding(generation: Generation, embedding: str, embedding_mode: str) -> None:
-    """See `VoiceprintIndex.check_embedding`."""
-    if (embedding, embedding_mode) != (generation.embedding, generation.embedding_mode):
-        raise VoiceprintIndexError(
-            f"these voiceprints were made with the embedding {embedding[:12]}… ({embedding_mode}), "
-            f"those of the index with {generation.embedding[:12]}… "
-            f"({generation.embedding_mode}): they cannot be compared. Use the pipeline that the "
-            "index was built with, or build another index."
-        )

@@ -159,6 +159,17 @@ def heard(output: Diarization) -> list[Speaker]:
     return speakers
 
 
+def main_speaker(output: Diarization) -> Speaker:
+    """Who speaks most of those with a voiceprint.
+
+    Raises
+    ------
+    VoiceprintNotFound
+        If nobody has one.
+    """
+    return max(heard(output), key=lambda speaker: speaker.speech_seconds)
+
+
 def check_pipeline(index: VoiceprintIndex, pipeline: SpeakerDiarization) -> None:
     """
     Raises
