@@ -24,15 +24,16 @@ CARRIED = pa.schema([("language", pa.string()), ("episode", pa.int64())])
 
 @dataclass
 class Voices:
-    """People, and voiceprints of them on different days."""
+    """People, and voiceprints of them on different days; `spread` 1 as of read speech."""
 
     num_people: int
     seed: int = 0
+    spread: float = 1.0
     means: np.ndarray = field(init=False)
 
     def __post_init__(self):
         self._rng = np.random.default_rng(self.seed)
-        self._within = self._axes(30) * 0.44
+        self._within = self._axes(30) * np.float32(0.44 * self.spread)
         people = self._rng.standard_normal((self.num_people, DIMENSION), np.float32)
         self.means = 0.86 * people @ self._axes(35) + 0.25 / np.sqrt(DIMENSION)
 
