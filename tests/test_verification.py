@@ -112,7 +112,7 @@ def test_the_shipped_calibration_is_that_of_the_default_embedding():
     calibration = default_calibration(sha256, "cut")
     assert default_calibration(sha256, "masked") is None
     assert default_calibration("e" * 64, "cut") is None
-    assert calibration.fitted["people"] == 155
+    assert calibration.fitted["people"] > 150
     assert 0.2 < calibration.threshold(0.01) < calibration.threshold(0.001) < 0.6
     assert calibration.probability(0.8) > 0.99
     assert calibration.probability(0.1) < 0.01

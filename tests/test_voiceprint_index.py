@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 import pytest
+from object_store import object_store
 from voiceprint_corpus import DIMENSION, PIPELINE, Voices, conversations, diarized, write_dataset
 
 from raydiar.corpus.folder import Folder
@@ -176,7 +177,7 @@ def test_approximate_search_finds_what_exact_search_finds(kind, many, tmp_path):
     scores, exact = index.neighbors(queries, exact=True)
     found_scores, found = index.neighbors(queries)
     recall = np.mean([np.isin(a, b).mean() for a, b in zip(exact, found, strict=True)])
-    assert recall > 0.97
+    assert recall > (0.97 if kind == "ivf-rabitq" else 0.95)
     same = np.mean(np.isclose(scores, found_scores, atol=0.01))
     assert same > 0.95, "scores come from the rows, not from the codes"
     assert index.info()["bytes a vector"] < 250
@@ -384,24 +385,49 @@ def test_a_strange_current_is_refused(index, change, message):
         VoiceprintIndex.open(index)
 
 
-def test_an_index_in_an_object_store_is_cached_by_hash(corpus, tmp_path, monkeypatch):
+def test_an_index_in_an_object_store(corpus, tmp_path, monkeypatch):
     monkeypatch.setenv("RAYDIAR_CACHE", str(tmp_path / "cache"))
+    uri = "s3://bucket/index"
+    with object_store(monkeypatch) as objects:
+        builder.build(uri, [corpus[0]], layout=Layout(kind="ivf-rabitq"))
+        first = VoiceprintIndex.open(uri)
+        [cached] = [p for p in (tmp_path / "cache").rglob("*.int8") if p.is_file()]
+        fetched = cached.stat().st_mtime_ns
+        builder.delete(uri, ["recording-0000"])
+        assert (len(first), len(VoiceprintIndex.open(uri))) == (200, 198)
+        assert cached.stat().st_mtime_ns == fetched, "what is here is not fetched again"
+
+        # of two writers that start from one generation, the store lets one through
+        generation, version = read_current(first.folder)
+        builder.delete(uri, ["recording-0001"])
+        after = dict(objects)
+        for stale in (version, None):
+            with pytest.raises(VoiceprintIndexConflict, match="run the command again"):
+                publish(first.folder, generation.next(), stale)
+        assert objects == after
+        # a PUT that is sent again because its answer was lost
+        generation, version = read_current(first.folder)
+        following = generation.next()
+        publish(first.folder, following, version)
+        publish(first.folder, following, version)
+
+        assert builder.vacuum(uri, grace=0) == 1
+        assert len(VoiceprintIndex.open(uri)) == 196
+        [name] = [name for name in objects if name.endswith(".deleted")]
+        objects[name] = b"damaged!"
+        shutil.rmtree(tmp_path / "cache")
+        with pytest.raises(VoiceprintIndexError, match="expected SHA-256"):
+            VoiceprintIndex.open(uri)
+
+
+def test_a_store_without_conditions_still_tells_the_later_writer(corpus):
     uri = f"memory://voices-{time.monotonic_ns()}/index"
-    builder.build(uri, [corpus[0]], layout=Layout(kind="ivf-rabitq"))
-    first = VoiceprintIndex.open(uri)
-    cached = [p for p in (tmp_path / "cache").rglob("*.int8") if p.is_file()]
-    assert len(cached) == 1
-    changed = cached[0].stat().st_mtime_ns
+    builder.build(uri, [corpus[0]])
+    generation, version = read_current(Folder(uri))
     builder.delete(uri, ["recording-0000"])
-    second = VoiceprintIndex.open(uri)
-    assert (len(first), len(second)) == (200, 198)
-    assert cached[0].stat().st_mtime_ns == changed, "what is here is not fetched again"
-    generation, version = read_current(first.folder)
-    builder.delete(uri, ["recording-0001"])
     with pytest.raises(VoiceprintIndexConflict):
-        publish(first.folder, generation.next(), version)
-    assert builder.vacuum(uri, grace=0) > 0
-    assert len(VoiceprintIndex.open(uri)) == 196
+        publish(Folder(uri), generation.next(), version)
+    assert len(VoiceprintIndex.open(uri)) == 198
 
 
 def test_one_shard_opens_its_segments_only(corpus, tmp_path):
