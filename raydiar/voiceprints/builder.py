@@ -36,8 +36,12 @@ from raydiar.voiceprints.reading import read_voiceprints
 from raydiar.voiceprints.segment_writer import Layout, SegmentWriter, scratch_folder
 from raydiar.voiceprints.segments import Segment, unit_vectors
 
-MIN_SECONDS = 3.0
-"""Speech behind a voiceprint below which it is marked as too short."""
+MIN_SECONDS = 2.0
+"""Speech behind a voiceprint below which it is marked as too short.
+
+Of the pairs of one person in `benchmarks/verification.py`, at a threshold of 1 % false accepts,
+a third is missed where one voiceprint has less, and one in thirteen where both have more.
+"""
 
 _DEAD_FRACTION = 0.2  # of a segment's rows; it is then rewritten
 _MAX_SMALL = 8  # exact segments beside each other; each costs a search a little

@@ -285,6 +285,7 @@ class Segment:
                 f"of dimension {index.d}"
             )
         _check_lists(index, path)
+        index.parallel_mode = 3  # over queries and lists: all cores serve a single query
         if self.entry.vectors is None:
             index.make_direct_map()
         return index
