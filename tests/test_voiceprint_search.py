@@ -1,5 +1,7 @@
 """Where else does this voice speak: hits, their turns, filters, and named people."""
 
+import os
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -138,6 +140,15 @@ def test_turns_are_found_after_the_files_were_rewritten(corpus, tmp_path):
         turns_of(hits)
 
 
+def test_turns_are_found_from_another_working_directory(corpus, tmp_path, monkeypatch):
+    english = corpus[0][0]
+    monkeypatch.chdir(os.path.dirname(english))
+    builder.build(str(tmp_path / "index"), [os.path.basename(english)])
+    monkeypatch.chdir(tmp_path)
+    [hits] = search(VoiceprintIndex.open("index"), VOICES.say(np.array([3])), k=1)
+    assert turns_of(hits)[hits[0].id]
+
+
 def test_a_dataset_of_queries(corpus, index, tmp_path):
     table = str(tmp_path / "hits.parquet")
     assert search_dataset(index, corpus[0][0], table, k=3, calibration=CALIBRATION) == 100
@@ -200,6 +211,8 @@ def test_an_enrolled_person_is_sought_by_name_and_is_no_hit(known, index):
         search_name(opened, "Eve")
     builder.forget(known, "Ann")
     assert VoiceprintIndex.open(known).names() == ["Bob"]
+    with pytest.raises(VoiceprintNotFound, match="nobody named 'Ann'"):
+        builder.forget(known, "Ann")
     with pytest.raises(VoiceprintNotFound, match="nobody is enrolled"):
         enrolment.identify(index, meeting(0), CALIBRATION)
 

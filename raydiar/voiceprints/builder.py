@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from raydiar.corpus import dataset
 from raydiar.corpus.folder import TEMPORARY, Folder
 from raydiar.corpus.manifest import hash_ids
-from raydiar.errors import ConfigError, VoiceprintIndexError
+from raydiar.errors import ConfigError, VoiceprintIndexError, VoiceprintNotFound
 from raydiar.voiceprints.generation import (
     CURRENT,
     FILES,
@@ -182,8 +182,17 @@ def delete(uri: str, recording_ids: Iterable[str], report: Report = silent) -> C
 
 
 def forget(uri: str, name: str) -> Change:
-    """Delete an enrolled person."""
-    return _delete(uri, pc.field("name") == name, silent)
+    """Delete an enrolled person.
+
+    Raises
+    ------
+    VoiceprintNotFound
+        If nobody of that name is enrolled.
+    """
+    change = _delete(uri, pc.field("name") == name, silent)
+    if not change.deleted:
+        raise VoiceprintNotFound(f"nobody named {name!r} is enrolled in {uri}")
+    return change
 
 
 def merge(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -43,6 +44,8 @@ def read_voiceprints(uri: str, generation: Generation) -> Iterator[Voiceprints]:
     VoiceprintIndexError
         If they were made with another embedding than those of the index.
     """
+    if "://" not in uri:  # turns are looked up there later, from wherever one then is
+        uri = os.path.abspath(uri)
     source = dataset.open(uri)
     carried = [name for name in generation.columns if name in source.schema.names]
     columns = ["recording_id", "uri", "speakers", "pipeline", *carried]

@@ -102,11 +102,14 @@ class Segment:
         return np.where(self.ids[rows] == ids, rows, -1)
 
     def column(self, name: str) -> pa.ChunkedArray:
-        return self._parquet.read([name], use_threads=False).column(name)
+        return self.table([name]).column(name)
 
     def table(self, columns: list[str] | None = None) -> pa.Table:
         """What is known of each row: `ID_FIELDS` and the carried columns."""
-        return self._parquet.read(columns)
+        try:
+            return self._parquet.read(columns)
+        except (pa.ArrowException, OSError) as error:
+            raise VoiceprintIndexError(f"{self._label} is damaged: {error}") from error
 
     @cached_property
     def known(self) -> pa.Table:
