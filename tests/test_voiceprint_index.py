@@ -290,8 +290,8 @@ def test_a_writer_killed_in_the_middle_leaves_the_old_generation(corpus, tmp_pat
     before = seen(uri)
     script = f"""
 import time
-from raydiar.voiceprints import builder
-builder.publish = lambda *_: (print("ready", flush=True), time.sleep(60))
+from raydiar.voiceprints import builder, next_segments
+next_segments.publish = lambda *_: (print("ready", flush=True), time.sleep(60))
 builder.add({uri!r}, [{corpus[0]!r}])
 """
     writer = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
