@@ -17,6 +17,7 @@ import typer
 from raydiar.corpus.commands import app as corpus
 from raydiar.diarization import CSV_COLUMNS
 from raydiar.errors import RaydiarError
+from raydiar.voiceprints.commands import app as voiceprint
 
 app = typer.Typer(
     help="Who spoke when, and where else does this voice speak.",
@@ -25,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(corpus, name="corpus")
+app.add_typer(voiceprint, name="voiceprint")
 
 
 class Format(StrEnum):

@@ -67,3 +67,19 @@ class OutputError(RaydiarError):
 
 class JobFailed(RaydiarError):
     """A corpus job stopped early; the message says why and how to go on."""
+
+
+class VoiceprintIndexError(RaydiarError):
+    """A voiceprint index is missing, damaged, or made with another embedding."""
+
+
+class VoiceprintIndexConflict(VoiceprintIndexError):
+    """Another writer changed the voiceprint index first; nothing was written."""
+
+
+class VoiceprintNotFound(RaydiarError, LookupError):
+    """No voiceprint of that recording, speaker or name, or no voice in the clip."""
+
+
+class EnrolmentError(RaydiarError, ValueError):
+    """A clip that is not good enough to know a person by; the message says why."""

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
 
+from filelock import FileLock
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
@@ -23,6 +27,12 @@ from raydiar.storage import http_status
 
 PRIVATE = "_raydiar"  # Parquet readers skip names with a leading underscore
 TEMPORARY = f"{PRIVATE}/tmp"
+# answers to a PUT with a condition: it does not hold, or another writer is at it
+_CONDITION_FAILED = (409, 412)
+
+
+class FolderConflict(Exception):
+    """Another writer replaced a file first."""
 
 
 @dataclass(frozen=True)
@@ -107,14 +117,84 @@ class Folder:
             try:
                 self.fs.pipe_file(path, data, mode="create")
             except OSError as error:
-                # 412: it exists; 409: another writer is at it. fsspec knows only AWS's own answer
-                if http_status(error) in (409, 412):
+                # fsspec knows only AWS's own words for it
+                if http_status(error) in _CONDITION_FAILED:
                     raise FileExistsError(f"{self.uri}/{name}") from error
                 raise
             return
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "xb") as file:
             file.write(data)
+
+    def read_version(self, name: str) -> tuple[bytes | None, str | None]:
+        """Content of a file and what `replace` knows it by; None and None if it is absent."""
+        try:
+            # the tag first: if the file changes in between, the tag is too old and `replace` fails
+            tag = None if self.is_local else self._entity_tag(name)
+            data = self.read(name)
+        except FileNotFoundError:
+            return None, None
+        return data, tag or _digest(data)
+
+    def replace(self, name: str, data: bytes, version: str | None) -> None:
+        """Publish a file if its version is still `version` (None: if it is absent).
+
+        One PUT with a condition on S3, a comparison and a rename under a lock on a file system.
+        Other stores compare first and then write, which leaves a gap of milliseconds.
+
+        Raises
+        ------
+        FolderConflict
+            If another writer came first; nothing was written.
+        """
+        try:
+            if self.is_local:
+                lock = Path(self.path(f"{PRIVATE}/{name}.lock"))
+                lock.parent.mkdir(parents=True, exist_ok=True)
+                with FileLock(lock):
+                    self._check_version(name, version)
+                    self.publish(name, data)
+            elif version is None:
+                self.create(name, data)
+            elif "s3" in self.fs.protocol:
+                self.fs.pipe_file(self.path(name), data, IfMatch=version)
+            else:
+                self._check_version(name, version)
+                self.publish(name, data)
+        except FileExistsError:
+            self._check_mine(name, data)
+        except OSError as error:
+            if http_status(error) not in _CONDITION_FAILED:
+                raise
+            self._check_mine(name, data)
+
+    def _entity_tag(self, name: str) -> str | None:
+        self.fs.invalidate_cache(os.path.dirname(self.path(name)))
+        return self.fs.info(self.path(name)).get("ETag")
+
+    def _check_version(self, name: str, version: str | None) -> None:
+        if self.read_version(name)[1] != version:
+            raise FolderConflict(name)
+
+    def _check_mine(self, name: str, data: bytes) -> None:
+        """A PUT that succeeded, but whose answer was lost, fails when it is sent again."""
+        if self.read_version(name)[0] != data:
+            raise FolderConflict(name)
+
+    def age(self, name: str) -> float:
+        """Seconds since a file was written."""
+        return time.time() - self.fs.modified(self.path(name)).timestamp()
+
+    def move_in(self, source: str | os.PathLike, name: str) -> None:
+        """Publish a file of this machine under a name of its own, and remove the original."""
+        if not self.is_local:
+            self.fs.put_file(os.fspath(source), self.path(name))
+            os.unlink(source)
+            return
+        os.makedirs(os.path.dirname(self.path(name)), exist_ok=True)
+        with open(source, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(source, self.path(name))
 
     def delete(self, name: str) -> None:
         """Delete a file or a whole folder; nothing happens if it is absent."""
@@ -152,3 +232,7 @@ def staged(destination: str) -> Iterator[str]:
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def _digest(data: bytes) -> str:
+    return blake2b(data, digest_size=16).hexdigest()

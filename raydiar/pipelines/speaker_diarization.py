@@ -86,6 +86,10 @@ class SpeakerDiarization:
         """Everything that decides the numbers, beside the weights."""
         return self._pipeline.parameters
 
+    def describe(self) -> dict[str, str]:
+        """The `pipeline` column of a diarization dataset made with it."""
+        return self._pipeline.describe()
+
     def __call__(
         self,
         file,

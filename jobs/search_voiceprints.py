@@ -1,0 +1,41 @@
+"""Search with every voiceprint of a dataset: `python jobs/search_voiceprints.py --index … …`.
+
+Writes one Parquet table of hits. One process does it; for `ray job submit` on a cluster as well
+as on a laptop.
+"""
+
+import argparse
+
+from raydiar.errors import RaydiarError
+from raydiar.voiceprints.batch import search_dataset
+from raydiar.voiceprints.index import VoiceprintIndex
+from raydiar.voiceprints.verification import default_calibration
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--index", required=True, help="folder or URI of the index")
+    parser.add_argument("--queries", required=True, help="diarization dataset of voices to seek")
+    parser.add_argument("--output", required=True, help="Parquet file of hits to write")
+    parser.add_argument("-k", type=int, default=10, help="hits of each voice at most")
+    parser.add_argument("--prior", type=float, default=0.5, help="of two voices being one person")
+    arguments = parser.parse_args()
+    try:
+        index = VoiceprintIndex.open(arguments.index)
+        generation = index.generation
+        calibration = default_calibration(generation.embedding, generation.embedding_mode)
+        number = search_dataset(
+            index,
+            arguments.queries,
+            arguments.output,
+            arguments.k,
+            calibration=calibration,
+            prior=arguments.prior,
+        )
+    except RaydiarError as error:
+        raise SystemExit(f"raydiar: {error}") from None
+    print(f"{number:,} voices sought; the hits are in {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,324 @@
+"""One immutable segment of an index, opened: vectors mapped from a file, ids, and a search.
+
+Scores always come from the stored rows: IVF lists only propose candidates. A search through
+1-bit RaBitQ codes therefore gives the same scores as an exact one, and misses at most neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache, cached_property
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raydiar.corpus.folder import Folder
+from raydiar.errors import VoiceprintIndexError
+from raydiar.voiceprints.generation import ID_FIELDS, SegmentEntry
+
+BLOCK = 65536
+_GATHER_BYTES = 2**25
+# fewer allowed rows than this are compared one by one, rather than sought in the lists
+_FEW = 20_000
+
+
+def unit_vectors(vectors: np.ndarray) -> np.ndarray:
+    """Rows divided by their length, as contiguous float32: their products are cosines."""
+    vectors = np.ascontiguousarray(vectors, np.float32)
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def best(scores: np.ndarray, ids: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k highest scores of each row, ties to the smaller id; -inf and -1 where there are fewer.
+
+    Parameters
+    ----------
+    scores : (num_queries, num_found) float32
+    ids : (num_queries, num_found) int64
+        -1 where nothing was found.
+
+    Returns
+    -------
+    scores : (num_queries, k) float32
+    ids : (num_queries, k) int64
+    """
+    missing = max(0, k - scores.shape[1])
+    scores = np.pad(scores, ((0, 0), (0, missing)), constant_values=-np.inf)
+    ids = np.pad(ids, ((0, 0), (0, missing)), constant_values=-1)
+    scores = np.where(ids < 0, np.float32(-np.inf), scores)
+    order = np.lexsort((ids, -scores), axis=-1)[:, :k]
+    return np.take_along_axis(scores, order, 1), np.take_along_axis(ids, order, 1)
+
+
+class Segment:
+    """
+    Parameters
+    ----------
+    folder : Folder
+        Of the index.
+    entry : SegmentEntry
+    dimension : int
+
+    Attributes
+    ----------
+    ids : (num_rows,) int64
+    alive : (num_rows,) bool
+        Not deleted.
+
+    Raises
+    ------
+    VoiceprintIndexError
+        If a file is missing, damaged, or not what the entry says.
+    """
+
+    def __init__(self, folder: Folder, entry: SegmentEntry, dimension: int):
+        self.entry = entry
+        self.dimension = dimension
+        self._label = f"{folder.uri}/{entry.ids.name}"
+        self._parquet = self._open_ids(folder)
+        self.ids = self.column("id").to_numpy()
+        # ids rise in nearly all segments: they were given in order
+        self._order = None if np.all(np.diff(self.ids) > 0) else np.argsort(self.ids)
+        ordered = self.ids if self._order is None else self.ids[self._order]
+        if len(ordered) and (ordered[0] < 0 or np.any(np.diff(ordered) == 0)):
+            raise VoiceprintIndexError(f"{self._label} is damaged: ids are negative or not unique")
+        self.alive = self._open_deleted(folder)
+        self._ivf = self._open_ivf(folder)
+        self._rows, self._scales = self._open_vectors(folder)
+
+    def __len__(self) -> int:
+        return self.entry.num_rows
+
+    # -- ids ---------------------------------------------------------------------------------
+
+    def rows_of(self, ids: np.ndarray) -> np.ndarray:
+        """Rows of ids, (num_ids,) int64; -1 where an id is not here."""
+        if not len(self):
+            return np.full(len(ids), -1)
+        places = np.minimum(np.searchsorted(self.ids, ids, sorter=self._order), len(self) - 1)
+        rows = places if self._order is None else self._order[places]
+        return np.where(self.ids[rows] == ids, rows, -1)
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        return self.table([name]).column(name)
+
+    def table(self, columns: list[str] | None = None) -> pa.Table:
+        """What is known of each row: `ID_FIELDS` and the carried columns."""
+        try:
+            return self._parquet.read(columns)
+        except (pa.ArrowException, OSError) as error:
+            raise VoiceprintIndexError(f"{self._label} is damaged: {error}") from error
+
+    @cached_property
+    def known(self) -> pa.Table:
+        """All of `table`, kept in memory: hits are looked up at random."""
+        return self.table()
+
+    @cached_property
+    def searched(self) -> np.ndarray:
+        """Rows that a search sees by default: of recordings, alive, with enough speech.
+
+        Returns
+        -------
+        rows : (num_rows,) bool
+        """
+        short = self.column("short").to_numpy()
+        enrolled = self.column("name").is_valid().to_numpy()
+        return self.alive & ~short & ~enrolled
+
+    # -- vectors -----------------------------------------------------------------------------
+
+    def vectors(self, rows: np.ndarray | slice) -> np.ndarray:
+        """Unit vectors of rows.
+
+        Returns
+        -------
+        vectors : (..., dimension) float32
+            With the shape of `rows` in front.
+        """
+        if self._rows is None:
+            rows = np.arange(len(self))[rows] if isinstance(rows, slice) else rows
+            flat = np.ascontiguousarray(rows, np.int64).ravel()
+            found = unit_vectors(self._ivf.reconstruct_batch(flat))
+            return found.reshape(*rows.shape, self.dimension)
+        if self._scales is None:
+            return self._rows[rows]
+        return self._rows[rows] * self._scales[rows][..., None]
+
+    def blocks(self, allowed: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Stream (row numbers, unit vectors), of `allowed` rows only."""
+        if allowed is None or allowed.all():
+            for start in range(0, len(self), BLOCK):
+                stop = min(start + BLOCK, len(self))
+                yield np.arange(start, stop), self.vectors(slice(start, stop))
+            return
+        rows = np.flatnonzero(allowed)
+        for start in range(0, len(rows), BLOCK):
+            yield rows[start : start + BLOCK], self.vectors(rows[start : start + BLOCK])
+
+    # -- search ------------------------------------------------------------------------------
+
+    def search(
+        self,
+        queries: np.ndarray,
+        k: int,
+        allowed: np.ndarray,
+        *,
+        exact: bool = False,
+        probes: int | None = None,
+        candidates: int | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Nearest voiceprints by cosine.
+
+        Parameters
+        ----------
+        queries : (num_queries, dimension) float32
+            Unit vectors.
+        k : int
+        allowed : (num_rows,) bool
+        exact : bool
+            Compare with every row, whatever the segment's kind.
+        probes, candidates : int, optional
+            See `SegmentEntry`.
+
+        Returns
+        -------
+        scores : (num_queries, k) float32
+            Falling; -inf where there are fewer than k.
+        ids : (num_queries, k) int64
+            -1 where there are fewer than k.
+        """
+        if exact or self._ivf is None or allowed.sum() < _FEW:
+            return self._scan(queries, k, allowed)
+        rows = self._propose(queries, k, allowed, probes, candidates)
+        scores = np.empty(rows.shape, np.float32)
+        step = max(1, _GATHER_BYTES // (rows.shape[1] * self.dimension * 4))
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            found = self.vectors(np.maximum(rows[part], 0))
+            scores[part] = (found @ queries[part, :, None])[..., 0]
+        return best(scores, self._ids_of(rows), k)
+
+    def _scan(self, queries, k, allowed):
+        scores = np.empty((len(queries), 0), np.float32)
+        ids = np.empty((len(queries), 0), np.int64)
+        for rows, vectors in self.blocks(allowed):
+            found, nearest = _knn(queries, np.ascontiguousarray(vectors), min(k, len(rows)))
+            ids = np.hstack([ids, self.ids[rows[nearest]]])
+            scores, ids = best(np.hstack([scores, found]), ids, k)
+        return best(scores, ids, k)
+
+    def _propose(self, queries, k, allowed, probes, candidates) -> np.ndarray:
+        """Rows to compare with each query, -1 where there are fewer: (num_queries, candidates)."""
+        selector = None
+        if not allowed.all():
+            selector = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+        parameters = faiss.SearchParametersIVF(
+            sel=selector, nprobe=min(probes or self.entry.probes, self._ivf.nlist)
+        )
+        number = min(max(k, candidates or self.entry.candidates), len(self))
+        return self._ivf.search(queries, number, params=parameters)[1]
+
+    def _ids_of(self, rows: np.ndarray) -> np.ndarray:
+        return np.where(rows < 0, -1, self.ids[np.maximum(rows, 0)])
+
+    # -- opening -----------------------------------------------------------------------------
+
+    def _open_ids(self, folder: Folder) -> pq.ParquetFile:
+        try:
+            file = pq.ParquetFile(self.entry.ids.local(folder), memory_map=True)
+            schema = file.schema_arrow
+        except (pa.ArrowException, OSError) as error:
+            raise VoiceprintIndexError(f"{self._label} is no Parquet file: {error}") from error
+        fits = all(
+            f.name in schema.names and schema.field(f.name).type == f.type for f in ID_FIELDS
+        )
+        if not fits or file.metadata.num_rows != len(self):
+            raise VoiceprintIndexError(
+                f"{self._label} is damaged: it has {file.metadata.num_rows} rows of columns "
+                f"{schema.names}, not {len(self)} of {ID_FIELDS.names} and more"
+            )
+        return file
+
+    def _open_deleted(self, folder: Folder) -> np.ndarray:
+        alive = np.ones(len(self), bool)
+        if self.entry.deleted is not None:
+            path = self.entry.deleted.local(folder)
+            rows = np.fromfile(path, "<i8")
+            if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
+                raise VoiceprintIndexError(f"{path} is damaged: it deletes rows that are not there")
+            alive[rows] = False
+        return alive
+
+    def _open_vectors(self, folder: Folder):
+        stored = self.entry.vectors
+        if stored is None:
+            return None, None
+        path = stored.local(folder)
+        shape = (len(self), self.dimension)
+        width = 4 * self.dimension if stored.suffix == "f32" else 4 + self.dimension
+        if stored.num_bytes != len(self) * width:
+            raise VoiceprintIndexError(
+                f"{path} is damaged: {stored.num_bytes:,} bytes are not {len(self):,} voiceprints "
+                f"of {width} bytes"
+            )
+        if stored.suffix == "f32":
+            return np.memmap(path, "<f4", "r", shape=shape), None
+        scales = np.memmap(path, "<f4", "r", shape=shape[:1])
+        return np.memmap(path, "i1", "r", offset=4 * len(self), shape=shape), scales
+
+    def _open_ivf(self, folder: Folder):
+        if self.entry.ivf is None:
+            return None
+        path = self.entry.ivf.local(folder)
+        try:
+            index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_READ_ONLY)
+        except (RuntimeError, MemoryError) as error:
+            line = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise VoiceprintIndexError(f"{path} is no FAISS index: {line}") from error
+        expected = {
+            "ivf-rabitq": faiss.IndexIVFRaBitQ,
+            "ivf-sq8": faiss.IndexIVFScalarQuantizer,
+        }[self.entry.kind]
+        if type(index) is not expected or (index.d, index.ntotal) != (self.dimension, len(self)):
+            raise VoiceprintIndexError(
+                f"{path} is damaged: it holds a {type(index).__name__} of {index.ntotal} vectors "
+                f"of dimension {index.d}"
+            )
+        _check_lists(index, path)
+        index.parallel_mode = 3  # over queries and lists: all cores serve a single query
+        if self.entry.vectors is None:
+            index.make_direct_map()
+        return index
+
+
+def _check_lists(index, path) -> None:
+    """The hash tells accident, not malice: every row must stand in the lists once."""
+    seen = np.zeros(index.ntotal, bool)
+    for number in range(index.nlist):
+        size = index.invlists.list_size(number)
+        if size:
+            rows = faiss.rev_swig_ptr(index.invlists.get_ids(number), size)
+            if rows.min() < 0 or rows.max() >= index.ntotal:
+                break
+            seen[rows] = True
+    if not seen.all():
+        raise VoiceprintIndexError(f"{path} is damaged: its lists do not hold every row once")
+
+
+def has_gpu() -> bool:
+    return faiss.get_num_gpus() > 0
+
+
+def _knn(queries: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    if has_gpu():
+        metric = faiss.METRIC_INNER_PRODUCT
+        return faiss.knn_gpu(_gpu(), queries, vectors, k, metric=metric)
+    return faiss.knn(queries, vectors, k, metric=faiss.METRIC_INNER_PRODUCT)
+
+
+@cache
+def _gpu():
+    return faiss.StandardGpuResources()  # takes GPU memory: once a process

@@ -1,0 +1,75 @@
+"""Hits and identities as text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from raydiar.diarization import Turn
+from raydiar.voiceprints.enrolment import Identity
+from raydiar.voiceprints.search import Hit
+
+_SHOWN_TURNS = 3
+
+
+def hit_table(label: str, hits: Sequence[Hit], turns: Mapping[int, Sequence[Turn]]) -> str:
+    """Who, where, when and how sure, a line each under the voice that was sought."""
+    if not hits:
+        return f"{label}\n  nobody"
+    rows = [("sure", "score", "speaker", "recording", "when")]
+    for hit in hits:
+        sure = "-" if hit.probability is None else f"{hit.probability:.1%}"
+        when = _when(turns.get(hit.id, ()))
+        rows.append((sure, f"{hit.score:.3f}", hit.speaker, hit.recording_id, when))
+    return f"{label}\n{_aligned(rows)}"
+
+
+def hits_as_json(label: str, hits: Sequence[Hit], turns: Mapping[int, Sequence[Turn]]) -> str:
+    """JSON Lines, one a hit, with all its turns."""
+    return "\n".join(
+        json.dumps(
+            {"query": label, **asdict(hit), "turns": [asdict(t) for t in turns.get(hit.id, ())]},
+            default=str,
+        )
+        for hit in hits
+    )
+
+
+def identity_table(identities: Sequence[Identity]) -> str:
+    """Speakers and their names, a line each."""
+    rows = [("speaker", "name", "sure", "score", "speech")]
+    for identity in identities:
+        speaker = identity.speaker
+        known = identity.name is not None
+        rows.append(
+            (
+                speaker.speaker,
+                identity.name if known else "unknown",
+                f"{identity.probability:.1%}" if known else "-",
+                f"{identity.score:.3f}",
+                f"{speaker.speech_seconds:.1f} s",
+            )
+        )
+    return _aligned(rows)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
+    return "\n".join(f"  {line}".rstrip() for line in lines)
+
+
+def _when(turns: Sequence[Turn]) -> str:
+    shown = ", ".join(f"{_clock(t.start)}-{_clock(t.end)}" for t in turns[:_SHOWN_TURNS])
+    more = len(turns) - _SHOWN_TURNS
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(seconds, 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
