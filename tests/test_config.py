@@ -163,3 +163,9 @@ def test_parameters_can_be_set(pipeline, tmp_path):
     tuned = Pipeline.from_pretrained(hparams_file=path)
     assert tuned.parameters["clustering"]["threshold"] == 0.4
     assert tuned.parameters["min_duration_off"] == 0.5
+
+
+@pytest.mark.parametrize("wrong", ["soon", -0.1, float("nan"), float("inf")])
+def test_a_pause_that_is_no_duration_is_refused(wrong):
+    with pytest.raises(ConfigError, match="min_duration_off must be zero or positive seconds"):
+        DEFAULT.with_parameters({"segmentation": {"min_duration_off": wrong}})

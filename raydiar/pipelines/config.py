@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -83,8 +84,9 @@ class PipelineConfig:
     def __post_init__(self):
         if isinstance(self.clustering, VBxParameters) and self.plda is None:
             raise ConfigError("VBx clustering needs a PLDA: set `plda` to where its files are")
-        if self.min_duration_off < 0:
-            raise ConfigError(f"min_duration_off must not be negative, got {self.min_duration_off}")
+        seconds = self.min_duration_off
+        if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+            raise ConfigError(f"min_duration_off must be zero or positive seconds, got {seconds!r}")
         if self.dtype not in ("float32", "bfloat16", "float16"):
             raise ConfigError(f"dtype must be float32, bfloat16 or float16, not {self.dtype!r}")
         for name in ("segmentation_batch_size", "embedding_batch_size"):
