@@ -8,6 +8,8 @@ from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from s3fs import S3FileSystem
+
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -112,5 +114,10 @@ def object_store(monkeypatch):
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
         monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        yield server.objects
-        server.shutdown()
+        # s3fs keeps one client for all endpoints that the environment may name
+        S3FileSystem.clear_instance_cache()
+        try:
+            yield server.objects
+        finally:
+            S3FileSystem.clear_instance_cache()
+            server.shutdown()
