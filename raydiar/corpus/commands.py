@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -12,6 +14,16 @@ from typer.core import TyperCommand
 from raydiar.errors import ConfigError, RaydiarError
 
 app = typer.Typer(help="Diarize whole corpora with Ray.", no_args_is_help=True)
+
+
+@contextmanager
+def _told_in_one_line() -> Iterator[None]:
+    """End the command with status 1 and the message of an error that a user can mend."""
+    try:
+        yield
+    except RaydiarError as error:
+        typer.echo(f"raydiar: {error}", err=True)
+        raise typer.Exit(1) from None
 
 
 class _RetryCommand(TyperCommand):
@@ -69,7 +81,7 @@ def diarize(
     """Diarize the recordings of a manifest or folder that OUTPUT has no row of."""
     from raydiar.corpus.run import diarize_corpus
 
-    try:
+    with _told_in_one_line():
         summary = diarize_corpus(
             manifest,
             output,
@@ -84,9 +96,6 @@ def diarize(
             decode_time_limit=decode_time_limit,
             token=token,
         )
-    except RaydiarError as error:
-        typer.echo(f"raydiar: {error}", err=True)
-        raise typer.Exit(1) from None
     typer.echo(summary)
     typer.echo(f"The dataset is in {summary.output}")
 
@@ -111,12 +120,9 @@ def resolve(
     from raydiar.corpus.run import resolve_corpus
     from raydiar.pipelines.config_file import load_config
 
-    try:
+    with _told_in_one_line():
         config = load_config(pipeline, token=token).with_parameters(_nested(parameters or []))
         summary = resolve_corpus(kept, output, config, max_failures=max_failures, token=token)
-    except RaydiarError as error:
-        typer.echo(f"raydiar: {error}", err=True)
-        raise typer.Exit(1) from None
     typer.echo(summary)
     typer.echo(f"The dataset is in {summary.output}")
 
@@ -141,11 +147,8 @@ def manifest(
     """Write a manifest of all audio below SOURCE."""
     from raydiar.corpus.sources import write_manifest
 
-    try:
+    with _told_in_one_line():
         num_files = write_manifest(source, output)
-    except RaydiarError as error:
-        typer.echo(f"raydiar: {error}", err=True)
-        raise typer.Exit(1) from None
     typer.echo(f"{num_files} files in {output}")
 
 
@@ -157,11 +160,8 @@ def status(
     """Tell where OUTPUT stands, of a job that runs or not."""
     from raydiar.corpus.status import read_status
 
-    try:
+    with _told_in_one_line():
         found = read_status(output)
-    except RaydiarError as error:
-        typer.echo(f"raydiar: {error}", err=True)
-        raise typer.Exit(1) from None
     typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else found)
 
 
@@ -184,10 +184,7 @@ def export(
     [(form, destination)] = chosen.items()
     from raydiar.corpus.export import export as export_dataset
 
-    try:
+    with _told_in_one_line():
         exported = export_dataset(output, form, destination, exclusive)
-    except RaydiarError as error:
-        typer.echo(f"raydiar: {error}", err=True)
-        raise typer.Exit(1) from None
     left_out = f"; {exported.num_errors:,} error rows left out" if exported.num_errors else ""
     typer.echo(f"{exported.num_recordings:,} recordings in {destination}{left_out}")
