@@ -185,11 +185,14 @@ def to_diarization(row: dict) -> Diarization:
 
 def publish_rows(output: Folder, run: str, status: str, rows: pa.Table) -> str:
     """Publish rows of one status as one file; returns its name."""
-    hashes = np.sort(hash_ids(rows.column("recording_id").to_pylist()))
-    task = blake2b(hashes.tobytes(), digest_size=8).hexdigest()
-    name = f"{status}-{run}-{task}.parquet"
+    name = f"{status}-{run}-{task_of(rows.column('recording_id').to_pylist())}.parquet"
     output.publish(name, to_parquet(rows))
     return name
+
+
+def task_of(recording_ids: Sequence[str]) -> str:
+    """Name of a write task, from what it writes: one that is run twice publishes one file."""
+    return blake2b(np.sort(hash_ids(recording_ids)).tobytes(), digest_size=8).hexdigest()
 
 
 def to_parquet(table: pa.Table) -> bytes:

@@ -10,7 +10,6 @@ import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from hashlib import blake2b
 
 import numpy as np
 import pyarrow as pa
@@ -122,8 +121,7 @@ class Keep:
         ids = recordings.field("recording_id")
         if len(ids):
             table = pa.table([ids, recordings, local.filter(found)], schema=self.schema)
-            hashes = hash_ids(ids.to_pylist())
-            task = blake2b(np.sort(hashes).tobytes(), digest_size=8).hexdigest()
+            task = dataset.task_of(ids.to_pylist())
             self.kept.publish(f"local-{self.run}-{task}.parquet", dataset.to_parquet(table))
         return pack
 
