@@ -205,7 +205,7 @@ class Segment:
         scores = np.empty((len(queries), 0), np.float32)
         ids = np.empty((len(queries), 0), np.int64)
         for rows, vectors in self.blocks(allowed):
-            found, nearest = _knn(queries, np.ascontiguousarray(vectors), min(k, len(rows)))
+            found, nearest = knn(queries, np.ascontiguousarray(vectors), min(k, len(rows)))
             ids = np.hstack([ids, self.ids[rows[nearest]]])
             scores, ids = best(np.hstack([scores, found]), ids, k)
         return best(scores, ids, k)
@@ -312,7 +312,8 @@ def has_gpu() -> bool:
     return faiss.get_num_gpus() > 0
 
 
-def _knn(queries: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def knn(queries: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and rows of the k nearest of all `vectors`; on a GPU if there is one."""
     if has_gpu():
         metric = faiss.METRIC_INNER_PRODUCT
         return faiss.knn_gpu(_gpu(), queries, vectors, k, metric=metric)

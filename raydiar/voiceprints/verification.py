@@ -243,6 +243,25 @@ class Calibration:
         logits = self.log_likelihood_ratio(scores) + np.log(prior / (1 - prior))
         return 1 / (1 + np.exp(-np.clip(logits, -500, 500)))
 
+    def score(self, probability: float, prior: float = 0.5) -> float:
+        """Least score with this probability of being the same person.
+
+        Raises
+        ------
+        ConfigError
+            If no score that the trials reached means so much.
+        """
+        wanted = np.log(probability / (1 - probability)) - np.log(prior / (1 - prior))
+        (s0, *_, s1), (r0, *_, r1) = self.scores, self.ratios
+        if self.method == "logistic":
+            return float(s0 + (wanted - r0) * ((s1 - s0) / (r1 - r0)))
+        if wanted > r1:
+            raise ConfigError(
+                f"no score of this isotonic calibration makes one person {probability:.2%} "
+                f"probable where {prior:.2g} of the pairs are: fit a logistic one"
+            )
+        return float(np.interp(wanted, self.ratios, self.scores))
+
     def threshold(self, false_accept_rate: float) -> float:
         """Score that this share of different people reaches.
 
