@@ -2,6 +2,7 @@
 
 Thirty seconds of two people talking, with labels, come from the PyPI wheel of pyannote.audio; they
 are stored as a corpus would have them (wav, mp3, telephone, excerpts, and a file that is broken).
+At the end the same voices are found across the recordings.
 With `--audio DIR` the same job runs on a folder of your own.
 """
 
@@ -24,6 +25,11 @@ from raydiar.corpus import dataset
 from raydiar.corpus.run import diarize_corpus
 from raydiar.corpus.sources import write_manifest
 from raydiar.diarization import Diarization, read_rttm
+from raydiar.voiceprints import builder
+from raydiar.voiceprints.index import VoiceprintIndex
+from raydiar.voiceprints.linking import link_into
+from raydiar.voiceprints.tables import people_table
+from raydiar.voiceprints.verification import default_calibration
 
 SAMPLE = "pypi://pyannote.audio==4.0.7/pyannote/audio/sample/sample"
 console = Console(highlight=False)
@@ -108,6 +114,21 @@ def show_errors(rows: list[dict]) -> None:
         console.print(f"    {row['error']['message']}\n", soft_wrap=True)
 
 
+def link_voices(output: Path, into: Path) -> None:
+    console.print("==> Finding every voice again: who are the people of this corpus?")
+    where = into / f"{output.name}-voiceprints"
+    shutil.rmtree(where, ignore_errors=True)
+    builder.build(str(where), [str(output)], report=print)
+    index = VoiceprintIndex.open(str(where))
+    generation = index.generation
+    calibration = default_calibration(generation.embedding, generation.embedding_mode)
+    people = into / f"{output.name}-people"
+    shutil.rmtree(people, ignore_errors=True)
+    linking = link_into(str(people), index, calibration, report=print)
+    print(people_table(linking.identities))
+    console.print(f"Every voice and its person, in Parquet: {people.resolve()}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--audio", help="folder of your own recordings")
@@ -137,7 +158,9 @@ def main() -> None:
         show_recordings(done, reference)
     if failed := [row for row in rows if row["status"] == "error"]:
         show_errors(failed)
-    console.print(f"The dataset, one row a recording, in Parquet: {output.resolve()}")
+    console.print(f"The dataset, one row a recording, in Parquet: {output.resolve()}\n")
+    if done:
+        link_voices(output, arguments.into)
     console.print("Your own recordings: make demo AUDIO=/path/to/folder")
 
 

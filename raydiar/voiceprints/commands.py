@@ -206,6 +206,48 @@ def identify(
 
 
 @app.command()
+def link(
+    index: Index,
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Folder of the identities.")],
+    probability: Annotated[
+        float, typer.Option(help="Of being one person, from which on two voices are linked.")
+    ] = 0.5,
+    prior: Annotated[
+        float | None,
+        typer.Option(help="How likely two voices are one person; default by the corpus' size."),
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Score from which on voices are linked, instead.")
+    ] = None,
+    one_recording: Annotated[
+        bool, typer.Option(help="Two speakers of one recording are two people.")
+    ] = True,
+    exact: Annotated[
+        bool | None, typer.Option(help="Compare every pair; default up to 200,000 voices.")
+    ] = None,
+    calibration: CalibrationOption = None,
+) -> None:
+    """Give every voice of INDEX an identity; those that OUTPUT holds are kept."""
+    from raydiar.voiceprints.index import VoiceprintIndex
+    from raydiar.voiceprints.linking import LinkingParameters, link_into
+    from raydiar.voiceprints.tables import people_table
+
+    opened = VoiceprintIndex.open(index)
+    generation = opened.generation
+    meaning = _calibration(calibration, generation.embedding, generation.embedding_mode)
+    parameters = LinkingParameters(
+        probability=probability,
+        prior=prior,
+        threshold=threshold,
+        one_recording=one_recording,
+        exact=exact,
+    )
+    linking = link_into(output, opened, meaning, parameters, _log)
+    print(people_table(linking.identities))
+    print(f"The identities are in {output}")
+
+
+@app.command()
 def info(index: Index) -> None:
     """Print what INDEX holds."""
     from raydiar.voiceprints.index import VoiceprintIndex

@@ -8,7 +8,6 @@ to the larger part, and all others get new numbers.
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import compute as pc
@@ -178,12 +177,3 @@ def _parquet(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue().to_pybytes()
-
-
-def summary(identities: pa.Table) -> pd.DataFrame:
-    """A row for each identity: recordings, seconds and name; who speaks most comes first."""
-    frame = identities.select(["identity", "recording_id", "seconds", "name"]).to_pandas()
-    people = frame.groupby("identity").agg(
-        recordings=("recording_id", "nunique"), seconds=("seconds", "sum"), name=("name", "first")
-    )
-    return people.sort_values(["seconds"], ascending=False, kind="stable")

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raydiar.errors import ConfigError, VoiceprintNotFound
-from raydiar.voiceprints.identities import IDENTITIES, number_people
+from raydiar.voiceprints.identities import IDENTITIES, number_people, publish, read_identities
 from raydiar.voiceprints.index import VoiceprintIndex
 from raydiar.voiceprints.mutual import PROBES, Mutual, mutual_neighbors
 from raydiar.voiceprints.refinement import cut_large, refine
@@ -117,6 +117,29 @@ class Linking:
     @property
     def num_identities(self) -> int:
         return pc.count_distinct(self.identities["identity"]).as_py()
+
+
+def link_into(
+    output: str,
+    index: VoiceprintIndex,
+    calibration: Calibration | None = None,
+    parameters: LinkingParameters | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> Linking:
+    """Link the voices of an index, and publish the identities in a folder.
+
+    Identities that the folder holds are kept where their voices stay together; the map from them
+    is published beside, as `changes-<run>.parquet`. Parameters and errors as in `link`.
+
+    Raises
+    ------
+    VoiceprintIndexConflict
+        If another linking published there meanwhile; nothing was written.
+    """
+    previous, version = read_identities(output)
+    linking = link(index, calibration, parameters, previous, report)
+    publish(output, linking.identities, linking.changes, linking.next_identity, version)
+    return linking
 
 
 def link(

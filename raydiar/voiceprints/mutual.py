@@ -22,10 +22,11 @@ from raydiar.voiceprints.segments import has_gpu, knn
 EXACT_LIMIT = 200_000
 """Voices up to which a CPU compares every pair."""
 
-PROBES = 64
+PROBES = 128
 """Lists that each voice is compared with, of about 2 √n."""
 
 _ROWS = 2048  # of a block of scores: 8 MB with as many columns
+_FRESH = 4_000_000  # pairs that may pile up before all but the best are dropped
 _QUERIES = 65_536  # whose lists are known at a time
 _SAMPLE = 1000  # voices whose neighbours are sought exactly to know the recall
 
@@ -190,14 +191,15 @@ def _collect(found: Iterable[tuple], num_voices: int, k: int):
         i, j = i[apart].astype(np.int64), j[apart].astype(np.int64)
         fresh.append((np.minimum(i, j) * num_voices + np.maximum(i, j), scores[apart]))
         number += len(i)
-        # a pair that is not among the k best so far never will be: memory is bounded by n k
-        if number > len(kept[0]) + 4_000_000:
-            kept, fresh, number = _best_of_both(kept, fresh, num_voices, k), [], 0
-    keys, scores = _best_of_both(kept, fresh, num_voices, k)
+        # what is among the k best of neither so far never will be: memory is bounded by n k
+        if number > len(kept[0]) + _FRESH:
+            kept, fresh, number = _nearest(kept, fresh, num_voices, k, of=1), [], 0
+    keys, scores = _nearest(kept, fresh, num_voices, k, of=2)
     return keys // num_voices, keys % num_voices, scores
 
 
-def _best_of_both(kept, fresh, num_voices: int, k: int):
+def _nearest(kept, fresh, num_voices: int, k: int, of: int):
+    """Pairs once each, that are among the k nearest of one or of both their voices."""
     keys = np.concatenate([kept[0], *(keys for keys, _ in fresh)])
     scores = np.concatenate([kept[1], *(scores for _, scores in fresh)])
     keys, once = np.unique(keys, return_index=True)
@@ -206,15 +208,15 @@ def _best_of_both(kept, fresh, num_voices: int, k: int):
     degrees = np.bincount(first, minlength=num_voices) + np.bincount(second, minlength=num_voices)
     if degrees.max(initial=0) <= k:
         return keys, scores
-    good = np.ones(len(keys), bool)
+    near = np.full(len(keys), 2)
     crowded = np.flatnonzero((degrees[first] > k) | (degrees[second] > k))
     rows = np.concatenate([first[crowded], second[crowded]])
     others = np.concatenate([second[crowded], first[crowded]])
     order = np.lexsort((others, -np.tile(scores[crowded], 2), rows))
     starts = np.searchsorted(rows[order], rows[order])
     too_far = (np.arange(len(order)) - starts >= k) & (degrees[rows[order]] > k)
-    good[np.tile(crowded, 2)[order[too_far]]] = False
-    return keys[good], scores[good]
+    np.subtract.at(near, np.tile(crowded, 2)[order[too_far]], 1)
+    return keys[near >= of], scores[near >= of]
 
 
 def _recall(vectors, first, second, threshold, k) -> float:

@@ -1,4 +1,4 @@
-"""Hits and identities as text."""
+"""Hits, named speakers and people as text."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
+import pandas as pd
+import pyarrow as pa
+
 from raydiar.diarization import Turn
 from raydiar.voiceprints.enrolment import Identity
 from raydiar.voiceprints.search import Hit
 
 _SHOWN_TURNS = 3
+_SHOWN_PEOPLE = 20
+_SHOWN_RECORDINGS = 3
 
 
 def hit_table(label: str, hits: Sequence[Hit], turns: Mapping[int, Sequence[Turn]]) -> str:
@@ -51,6 +56,32 @@ def identity_table(identities: Sequence[Identity]) -> str:
                 f"{speaker.speech_seconds:.1f} s",
             )
         )
+    return _aligned(rows)
+
+
+def people_table(identities: pa.Table) -> str:
+    """Those who are heard in most recordings, a line each, and how many more there are."""
+    columns = ["identity", "recording_id", "speaker", "seconds", "name"]
+    frame = identities.select(columns).to_pandas()
+    people = frame.groupby("identity").agg(
+        recordings=("recording_id", "nunique"), seconds=("seconds", "sum"), name=("name", "first")
+    )
+    order = ["recordings", "seconds"]
+    shown = people.sort_values(order, ascending=False, kind="stable").head(_SHOWN_PEOPLE)
+    voices = frame[frame["identity"].isin(shown.index)].groupby("identity")
+    rows = [("person", "recordings", "speech", "heard as")]
+    for identity, own in ((identity, voices.get_group(identity)) for identity in shown.index):
+        person = shown.loc[identity]
+        label = str(identity) if pd.isna(person["name"]) else f"{identity} {person['name']}"
+        heard = [
+            f"{speaker} of {recording}"
+            for recording, speaker in zip(own["recording_id"], own["speaker"], strict=True)
+        ]
+        more = len(heard) - _SHOWN_RECORDINGS
+        text = ", ".join(heard[:_SHOWN_RECORDINGS]) + (f" and {more} more" if more > 0 else "")
+        rows.append((label, str(person["recordings"]), f"{person['seconds']:.1f} s", text))
+    if len(people) > len(shown):
+        rows.append(("…", "", "", f"and {len(people) - len(shown):,} more people"))
     return _aligned(rows)
 
 
