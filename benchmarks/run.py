@@ -26,6 +26,7 @@ BENCHMARKS = {
     "streaming": (["streaming.py"], ["--quick"]),
     "decoding": (["decoding.py"], ["--minutes", "0.5", "--repeats", "1"]),
     "verification": (["verification.py"], ["--people", "20"]),
+    "voiceprints": (["voiceprints.py"], ["--voices", "20000", "--queries", "100"]),
 }
 
 
