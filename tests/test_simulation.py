@@ -1,6 +1,7 @@
 """Simulated conversations: what is heard is what the labels say, and the seed is all it takes."""
 
 import hashlib
+import pickle
 import subprocess
 import sys
 from collections import Counter
@@ -184,6 +185,16 @@ def test_excerpts_have_as_many_speakers_as_asked_for():
     assert len(structure.excerpt(200, rng).turns) == len(structure.turns)
 
 
+def test_everybody_in_an_excerpt_speaks_long_enough():
+    turns = (Turn(0, 20, "a"), Turn(21, 21.4, "b"), Turn(40, 60, "a"), Turn(60, 63, "b"))
+    structure = TurnStructure("brief", 64, turns)
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        excerpt = structure.excerpt(15, rng, 2, min_speech=1)
+        assert all(raster(excerpt.turns, 15).sum(axis=1) * 0.01 >= 0.99)
+    assert structure.excerpt(15, rng, 2, min_speech=3.1) is None
+
+
 # -- speech is not heard twice -----------------------------------------------------------------
 
 
@@ -295,6 +306,7 @@ def test_another_process_makes_the_same_bytes(monkeypatch):
     maker = everything()
     maker.simulate(1)  # what came before is of no matter
     made = maker.simulate((7, 1))
+    assert (pickle.loads(pickle.dumps(maker)).simulate((7, 1)).samples == made.samples).all()
     digest = hashlib.sha256(made.samples.tobytes() + made.diarization.to_rttm().encode())
     monkeypatch.setenv("PYTHONHASHSEED", "99")
     monkeypatch.setenv("PYTHONPATH", ":".join(sys.path))
@@ -349,10 +361,10 @@ def test_the_noise_is_as_loud_as_it_says(seconds):
 
 
 def test_a_noise_that_goes_round_does_not_click():
-    hum = tone(90, 0.7)  # 63 periods; 63 - 9 without the seam, so that only fading can join them
+    hum = tone(92, 0.1 + 46.25 / 92)  # a quarter period too long, less the 0.1 s that are faded
     made = simulator(noises=[hum], noise_probability=1, snr=(-40, -40)).simulate(0)
     steps = np.abs(np.diff(made.samples.astype(float)))
-    steady = 2 * np.pi * 90 / SAMPLE_RATE * np.abs(made.samples.astype(float)).max()
+    steady = 2 * np.pi * 92 / SAMPLE_RATE * np.abs(made.samples.astype(float)).max()
     assert steps.max() < 3 * steady
 
 
@@ -404,6 +416,17 @@ def test_an_utterance_that_was_recorded_loud_is_not_heard_louder():
     made = simulator(voices, speakers=(2, 2)).simulate(0)
     powers = [np.percentile(power_at(made.samples, hertz), 99) for hertz in (400, 1000)]
     assert powers[0] == pytest.approx(powers[1], rel=0.1)
+
+
+def test_turns_begin_and_end_without_a_click():
+    voices = {"ann": noise_voice(30), "bob": noise_voice(20)}
+    made = simulator(voices, structures=[conversation_structure(2)], speakers=(2, 2)).simulate(0)
+    loudness = np.abs(made.samples.astype(float))
+    for turn in made.turns:
+        others = [t for t in made.turns if t is not turn]
+        for edge, sample in ((turn.start, 0), (turn.end, -1)):
+            if not any(t.start - 0.001 <= edge <= t.end + 0.001 for t in others):
+                assert loudness[round(edge * SAMPLE_RATE) + sample] < 0.01 * loudness.max()
 
 
 @pytest.mark.parametrize("peak", [-12, -1, 0])

@@ -31,6 +31,11 @@ class SimulationParameters:
         noise.
     peak : (float, float), dBFS
         Of the finished recording.
+
+    Raises
+    ------
+    ConfigError
+        If a range is empty or not finite, or a value makes no sense.
     """
 
     duration: tuple[float, float] = (60.0, 120.0)

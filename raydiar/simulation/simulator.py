@@ -231,8 +231,10 @@ def plan_people(
     Raises
     ------
     SimulationError
-        If there are fewer people than may speak in one conversation, or too few places for
-        everybody to speak in two.
+        If there are fewer people than may speak in one conversation, or too few conversations
+        for everybody to speak in two.
+    ConfigError
+        If `speakers` is not a range.
     """
     low, high = speakers
     if not 1 <= low <= high:
