@@ -113,7 +113,7 @@ class Simulator:
             # RTTM counts milliseconds: labels stay exact in it
             first, last = (round(at * 1000) * _MILLISECOND for at in (turn.start, turn.end))
             num_frames = (min(last, num_samples) - first) // FRAME
-            if not num_frames:
+            if num_frames < 1:
                 continue
             person = roles[turn.speaker]
             piece = gains[person] * speech[person].take(num_frames)
@@ -142,7 +142,7 @@ class Simulator:
             turns=tuple(turns),
             structure=structure.uri,
             utterances=tuple(
-                (person, at) for person in sorted(order) for at in speech[person].used
+                (person, at) for person in sorted(order) for at in sorted(speech[person].used)
             ),
             room=room,
             noise=noise,
