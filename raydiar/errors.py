@@ -83,3 +83,7 @@ class VoiceprintNotFound(RaydiarError, LookupError):
 
 class EnrolmentError(RaydiarError, ValueError):
     """A clip that is not good enough to know a person by; the message says why."""
+
+
+class SimulationError(RaydiarError, ValueError):
+    """No conversation can be made of these voices, turn structures, rooms or noises."""

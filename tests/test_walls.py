@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "raydiar"
 FLOORS = [
     {"errors", "windows", "local_speakers", "storage", "diarization", "hub", "evaluation"}
     | {"planning"},
-    {"audio", "containers", "decoding", "resampling", "isolation"},
+    {"audio", "containers", "decoding", "resampling", "isolation", "simulation"},
     {"models", "clustering"},
     {"inference"},
     {"pipelines"},
@@ -73,6 +73,7 @@ def test_imports_go_down(path):
         ("import raydiar.corpus.status, raydiar.corpus.export", {"ray", "torch"}),
         ("import raydiar.planning", {"ray", "torch", "numpy", "pyarrow"}),
         ("import raydiar.voiceprints.search", {"ray", "torch"}),
+        ("import raydiar.simulation", {"ray", "torch", "pyannote", "pandas"}),
     ],
 )
 def test_imports_are_light(code, absent):
