@@ -4,8 +4,9 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,10 +100,10 @@ def identical(found, expected) -> None:
 
 def process_of(index, number: int) -> int:
     """Id of the process of a shard."""
-    call = index._shards[number].actor.__ray_call__
     import ray
 
-    return ray.get(call.remote(lambda _: os.getpid()))
+    actor = index._shards[number].actor
+    return ray.get(actor.__ray_call__.remote(lambda _: os.getpid()))
 
 
 def test_answers_are_those_of_one_index(corpus, uri, sharded, tmp_path):
@@ -160,9 +161,7 @@ def test_answers_are_those_of_one_index(corpus, uri, sharded, tmp_path):
 
 def test_equal_voices_come_in_the_order_of_their_ids(uri, sharded):
     index = sharded(uri, 2)
-    twins = index.ids_where(
-        pc.starts_with(pc.field("recording_id"), "twin") & ~pc.field("short")
-    )
+    twins = index.ids_where(pc.starts_with(pc.field("recording_id"), "twin") & ~pc.field("short"))
     assert len(twins) == 44 - 1
     for k in (5, 30, 43):
         scores, ids = index.neighbors(TWIN[None], k)
@@ -176,19 +175,18 @@ def test_a_shard_killed_in_a_search_starts_again(uri, sharded):
     many = VOICES.say(np.arange(9001) % 40)
     victim, other = process_of(index, 1), process_of(index, 2)
     os.kill(victim, signal.SIGSTOP)  # it cannot have answered when it dies
-    found = []
-    searching = threading.Thread(target=lambda: found.append(index.neighbors(many, 5)))
-    searching.start()
-    time.sleep(1)
-    assert searching.is_alive()
-    os.kill(victim, signal.SIGKILL)
-    searching.join()
-    identical(found[0], one.neighbors(many, 5))
+    with ThreadPoolExecutor() as threads:
+        searches = [threads.submit(index.neighbors, queries, 5) for queries in (many, many[:9])]
+        time.sleep(1)
+        assert not any(search.done() for search in searches)
+        os.kill(victim, signal.SIGKILL)
+        identical(searches[0].result(), one.neighbors(many, 5))
+        identical(searches[1].result(), one.neighbors(many[:9], 5))
     assert process_of(index, 1) != victim
     assert process_of(index, 2) == other
     # and one that dies between searches
     os.kill(other, signal.SIGKILL)
-    ids = found[0][1][:, 0]
+    ids = one.neighbors(many, 5)[1][:, 0]
     identical([index.vectors(ids)], [one.vectors(ids)])
 
 
@@ -263,27 +261,27 @@ def test_shards_without_a_place_are_named_and_what_they_held_is_free_again(uri, 
     import ray
 
     wait_for_cpus(3)
-    with pytest.raises(VoiceprintIndexError, match=r"shard \d of 2 .* no process for 4 s"):
-        sharded(uri, 2, num_cpus=2, timeout=4)
+    with pytest.raises(VoiceprintIndexError, match=r"shard \d of 2 .* no process for 2 s"):
+        sharded(uri, 2, num_cpus=2, timeout=2)
     wait_for_cpus(3)
 
     @ray.remote(num_cpus=3)
     class Greedy:
         pass
 
-    index = sharded(uri, 1, num_cpus=1, timeout=4)
+    index = sharded(uri, 1, num_cpus=1)
     expected = index.neighbors(VOICES.means)
     wait_for_cpus(2)
     greedy = Greedy.remote()  # waits for the CPU that the shard has
     os.kill(process_of(index, 0), signal.SIGKILL)
     ray.get(greedy.__ray_ready__.remote())
-    with pytest.raises(VoiceprintIndexError, match="shard 1 of 1 .* no process for 4 s"):
-        index.neighbors(VOICES.means)
+    with pytest.raises(VoiceprintIndexError, match=r"shard 1 of 1 .* no process for 2 s"):
+        replace(index, timeout=2).neighbors(VOICES.means)
     ray.kill(greedy)
     identical(index.neighbors(VOICES.means), expected)
     index.close()
     wait_for_cpus(3)
-    with pytest.raises(VoiceprintIndexError, match="shard 1 of 1 .* is lost"):
+    with pytest.raises(VoiceprintIndexError, match=r"shard 1 of 1 .* is lost"):
         index.neighbors(VOICES.means)
 
 
