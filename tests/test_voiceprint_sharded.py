@@ -177,7 +177,7 @@ def test_a_shard_killed_in_a_search_starts_again(uri, sharded):
     os.kill(victim, signal.SIGSTOP)  # it cannot have answered when it dies
     with ThreadPoolExecutor() as threads:
         searches = [threads.submit(index.neighbors, queries, 5) for queries in (many, many[:9])]
-        time.sleep(1)
+        time.sleep(0.5)
         assert not any(search.done() for search in searches)
         os.kill(victim, signal.SIGKILL)
         identical(searches[0].result(), one.neighbors(many, 5))
@@ -244,6 +244,18 @@ def test_errors_are_those_of_one_index(corpus, uri, tmp_path, sharded):
     assert type(caught.value) is VoiceprintIndexError
 
 
+def test_a_call_that_kills_its_shard_again_and_again_is_an_error(uri, sharded, monkeypatch):
+    from raydiar.voiceprints import sharded as module
+
+    index = sharded(uri, 1)
+    monkeypatch.setattr(module, "_PATIENCE", 0.2)
+    monkeypatch.setattr(module, "_MAX_LIVES", 2)
+    [shard] = index._shards
+    deadly = shard.actor.__ray_call__.remote(lambda _: (time.sleep(2), os.kill(os.getpid(), 9)))
+    with pytest.raises(VoiceprintIndexError, match=r"shard 1 of 1 .* died 1 times during one"):
+        list(index._answers({deadly: shard}))
+
+
 def free_cpus() -> float:
     import ray
 
@@ -261,8 +273,8 @@ def test_shards_without_a_place_are_named_and_what_they_held_is_free_again(uri, 
     import ray
 
     wait_for_cpus(3)
-    with pytest.raises(VoiceprintIndexError, match=r"shard \d of 2 .* no process for 2 s"):
-        sharded(uri, 2, num_cpus=2, timeout=2)
+    with pytest.raises(VoiceprintIndexError, match=r"shard \d of 2 .* no process for 1 s"):
+        sharded(uri, 2, num_cpus=2, timeout=1)
     wait_for_cpus(3)
 
     @ray.remote(num_cpus=3)
@@ -275,8 +287,8 @@ def test_shards_without_a_place_are_named_and_what_they_held_is_free_again(uri, 
     greedy = Greedy.remote()  # waits for the CPU that the shard has
     os.kill(process_of(index, 0), signal.SIGKILL)
     ray.get(greedy.__ray_ready__.remote())
-    with pytest.raises(VoiceprintIndexError, match=r"shard 1 of 1 .* no process for 2 s"):
-        replace(index, timeout=2).neighbors(VOICES.means)
+    with pytest.raises(VoiceprintIndexError, match=r"shard 1 of 1 .* no process for 1 s"):
+        replace(index, timeout=1).neighbors(VOICES.means)
     ray.kill(greedy)
     identical(index.neighbors(VOICES.means), expected)
     index.close()
@@ -295,17 +307,15 @@ def test_an_index_of_nobody_has_no_shards(tmp_path, sharded):
 
 
 def test_the_job_searches_in_shards(corpus, uri, local_ray, tmp_path):
-    tables = []
-    for extra in ([], ["--shards", "2"]):
-        tables.append(tmp_path / f"hits{len(tables)}.parquet")
-        arguments = ["--index", uri, "--queries", corpus[1], "--output", str(tables[-1]), *extra]
-        result = subprocess.run(
-            [sys.executable, JOBS / "search_voiceprints.py", *arguments],
-            env=os.environ | {"RAY_ADDRESS": local_ray},
-            capture_output=True,
-            text=True,
-        )
-        assert result.returncode == 0, result.stderr
-    one, shards = map(pq.read_table, tables)
-    assert one.equals(shards)
-    assert "2 shards" in result.stdout
+    one, shards = (str(tmp_path / name) for name in ("one", "shards"))
+    search_dataset(VoiceprintIndex.open(uri), corpus[1], one)
+    arguments = ["--index", uri, "--queries", corpus[1], "--output", shards, "--shards", "2"]
+    result = subprocess.run(
+        [sys.executable, JOBS / "search_voiceprints.py", *arguments],
+        env=os.environ | {"RAY_ADDRESS": local_ray},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[0] == "the index is open in 2 shards"
+    assert pq.read_table(one).equals(pq.read_table(shards))

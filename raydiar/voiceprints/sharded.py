@@ -8,6 +8,7 @@ is not in the files of the index: one that dies starts again elsewhere and opens
 from __future__ import annotations
 
 import os
+import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,25 +30,28 @@ from raydiar.voiceprints.searchable import SearchableIndex
 from raydiar.voiceprints.segments import Segment, best
 
 _ROW_BYTES = 400  # of what is known of a voiceprint, in memory
-# calls that outlive so many deaths of their shard are at fault themselves, e.g. for want of memory
-_MAX_RETRIES = 5
+_PATIENCE = 10.0  # s of silence after which shards are asked whether they are alive
+_MAX_LIVES = 6  # of a shard during one call, which is then at fault itself
 _BLOCKS_AHEAD = 2  # of queries: one that shards work on, and one that waits for them
 
 
-@ray.remote(max_restarts=-1, max_task_retries=_MAX_RETRIES, concurrency_groups={"health": 1})
+# Ray tries a call many times before it knows that a node is lost: the number of tries says nothing
+@ray.remote(max_restarts=-1, max_task_retries=-1, concurrency_groups={"health": 1})
 class _ShardActor:
     """Answers for a part of an index, which comes with every call: a restart needs no memory."""
 
     def __init__(self, num_threads: int, uses_gpu: bool):
         self._num_threads = num_threads
+        self._life = uuid.uuid4().hex
         self._opened: dict[str, VoiceprintIndex] = {}
         if not uses_gpu:
             # Ray lets actors that asked for no GPU see those of others
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
     @ray.method(concurrency_group="health")
-    def ping(self) -> None:
-        """Answered while a search runs, too."""
+    def ping(self) -> str:
+        """Answered while a search runs, too; another word from each process."""
+        return self._life
 
     def summary(self, part: _Part) -> dict[str, Any]:
         index = self._index(part)
@@ -122,7 +126,7 @@ class ShardedIndex(SearchableIndex):
     folder : Folder
     generation : Generation
     timeout : float, s
-        How long a shard may be without a process before a search gives up.
+        How long a shard may be without a process before a call gives up.
     """
 
     folder: Folder
@@ -211,7 +215,7 @@ class ShardedIndex(SearchableIndex):
         return open_current(self.folder, open_at)
 
     def close(self) -> None:
-        """End the actors, and give back what they hold."""
+        """End the actors, also for those `refresh` gave, and give back what they hold."""
         for shard in self._shards:
             ray.kill(shard.actor)
 
@@ -302,17 +306,18 @@ class ShardedIndex(SearchableIndex):
     def _answers(self, asked: dict[ray.ObjectRef, _Shard]) -> Iterator:
         """What shards answer, as it comes."""
         waiting = dict(asked)
+        lives: dict[str, set[str]] = {}
         while waiting:
-            ready, _ = ray.wait(list(waiting), timeout=self.timeout)
+            ready, _ = ray.wait(list(waiting), timeout=min(self.timeout, _PATIENCE))
             for ref in ready:
                 yield _value(ref, waiting.pop(ref))
             if not ready:
-                self._check_alive(waiting.values())
+                self._check_alive(waiting.values(), lives)
 
-    def _check_alive(self, shards: Iterable[_Shard]) -> None:
+    def _check_alive(self, shards: Iterable[_Shard], lives: dict[str, set[str]]) -> None:
         """An actor that searches for long is alive; one that has no process cannot say so."""
         pings = {shard.actor.ping.remote(): shard for shard in shards}
-        _, silent = ray.wait(list(pings), num_returns=len(pings), timeout=self.timeout)
+        answered, silent = ray.wait(list(pings), num_returns=len(pings), timeout=self.timeout)
         for ref in silent:
             part = pings[ref].part
             raise VoiceprintIndexError(
@@ -320,6 +325,15 @@ class ShardedIndex(SearchableIndex):
                 f"cluster has room for it ({_num_bytes(part.generation.segments) / 1e9:.1f} GB of "
                 "memory, and its CPUs). Add a node, or open the index in other shards."
             )
+        for ref in answered:
+            label = pings[ref].part.label
+            seen = lives.setdefault(label, set())
+            seen.add(_value(ref, pings[ref]))
+            if len(seen) >= _MAX_LIVES:
+                raise VoiceprintIndexError(
+                    f"{label} died {len(seen) - 1} times during one call, perhaps for want of "
+                    "memory. Ask for fewer hits, or open the index in more shards."
+                )
 
 
 def _started(part: _Part, resources: Mapping[str, float]) -> _Shard:
