@@ -188,6 +188,27 @@ def test_approximate_search_finds_what_exact_search_finds(kind, many, tmp_path):
     assert pc.max(found).as_py() < "recording-4500"
 
 
+@pytest.mark.parametrize("kind", ["exact", "ivf-rabitq", "ivf-sq8"])
+def test_a_voice_that_is_there_many_times_is_found_in_the_order_of_ids(kind, tmp_path):
+    rng = np.random.default_rng(0)
+    people = rng.permutation(np.repeat(np.arange(60), [300, 10] + [5] * 58))
+    queries = VOICES.say(np.zeros(40, int))
+    vectors = VOICES.means[people]
+    vectors[people == 1] = queries[0]
+    dataset = write_dataset(tmp_path / "out", [diarized("a", vectors)])
+    uri = str(tmp_path / "index")
+    builder.build(uri, [dataset], layout=Layout(kind=kind))
+    index = VoiceprintIndex.open(uri)
+    best, same = (np.flatnonzero(people == person) for person in (1, 0))
+    scores, ids = index.neighbors(queries, 50)
+    assert ids[0].tolist() == [*best, *same[:40]]
+    assert len(set(scores[0, 10:])) == 1
+    for number, query in enumerate(queries):
+        alone = index.neighbors(query[None], 50)
+        assert np.array_equal(alone[0][0], scores[number])
+        assert np.array_equal(alone[1][0], ids[number])
+
+
 def test_the_same_corpus_gives_the_same_files(corpus, tmp_path):
     for name in ("a", "b"):
         builder.build(str(tmp_path / name), [corpus[0]], layout=Layout(kind="ivf-rabitq"))

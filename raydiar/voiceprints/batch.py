@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.core import open as fsspec_open
 
-from raydiar.voiceprints.index import VoiceprintIndex
 from raydiar.voiceprints.reading import read_voiceprints
+from raydiar.voiceprints.searchable import SearchableIndex
 from raydiar.voiceprints.verification import Calibration
 
 HITS = pa.schema(
@@ -27,7 +27,7 @@ _BATCH = 1024
 
 
 def search_dataset(
-    index: VoiceprintIndex,
+    index: SearchableIndex,
     queries: str,
     output: str,
     k: int = 10,
@@ -45,7 +45,7 @@ def search_dataset(
     output : str
         Parquet file to write, of schema `HITS`; path or fsspec URI.
     options
-        As in `VoiceprintIndex.neighbors`.
+        As in `SearchableIndex.neighbors`.
 
     Returns
     -------

@@ -20,6 +20,7 @@ from raydiar.errors import ConfigError, EnrolmentError, VoiceprintNotFound
 from raydiar.voiceprints import builder
 from raydiar.voiceprints.index import VoiceprintIndex
 from raydiar.voiceprints.search import check_pipeline, heard, main_speaker, voiceprint_of
+from raydiar.voiceprints.searchable import SearchableIndex
 from raydiar.voiceprints.segments import unit_vectors
 from raydiar.voiceprints.verification import Calibration
 
@@ -168,7 +169,7 @@ def check_not_clipped(samples: np.ndarray, label: str) -> None:
 
 
 def identify(
-    index: VoiceprintIndex,
+    index: SearchableIndex,
     output: Diarization,
     calibration: Calibration,
     *,

@@ -20,7 +20,7 @@ from raydiar.corpus.folder import Folder
 from raydiar.diarization import Diarization, Speaker, Turn
 from raydiar.errors import VoiceprintNotFound
 from raydiar.voiceprints.generation import ID_FIELDS
-from raydiar.voiceprints.index import VoiceprintIndex
+from raydiar.voiceprints.searchable import SearchableIndex
 from raydiar.voiceprints.segments import unit_vectors
 from raydiar.voiceprints.verification import Calibration
 
@@ -59,7 +59,7 @@ class Hit:
 
 
 def search(
-    index: VoiceprintIndex,
+    index: SearchableIndex,
     voiceprints: np.ndarray,
     k: int = 10,
     *,
@@ -78,7 +78,7 @@ def search(
     calibration : Calibration, optional
         Gives scores a probability, at `prior`.
     options
-        `where`, `include_short`, `exact`, `probes`, `candidates` of `VoiceprintIndex.neighbors`.
+        `where`, `include_short`, `exact`, `probes`, `candidates` of `SearchableIndex.neighbors`.
     """
     scores, ids = index.neighbors(voiceprints, k, **options)
     found = ids >= 0
@@ -99,7 +99,7 @@ def search(
 
 
 def search_speaker(
-    index: VoiceprintIndex, recording_id: str, speaker: str, k: int = 10, **options
+    index: SearchableIndex, recording_id: str, speaker: str, k: int = 10, **options
 ) -> list[Hit]:
     """Other voiceprints like that of a speaker of a recording; options as in `search`.
 
@@ -112,7 +112,7 @@ def search_speaker(
     return [hit for hit in hits if hit.id != own][:k]
 
 
-def search_name(index: VoiceprintIndex, name: str, k: int = 10, **options) -> list[Hit]:
+def search_name(index: SearchableIndex, name: str, k: int = 10, **options) -> list[Hit]:
     """Voiceprints like those of an enrolled person; options as in `search`.
 
     Raises
@@ -125,7 +125,7 @@ def search_name(index: VoiceprintIndex, name: str, k: int = 10, **options) -> li
 
 
 def search_audio(
-    index: VoiceprintIndex, pipeline: SpeakerDiarization, file, k: int = 10, **options
+    index: SearchableIndex, pipeline: SpeakerDiarization, file, k: int = 10, **options
 ) -> list[tuple[Speaker, list[Hit]]]:
     """Every speaker of a clip, and the voiceprints like theirs; options as in `search`.
 
@@ -170,7 +170,7 @@ def main_speaker(output: Diarization) -> Speaker:
     return max(heard(output), key=lambda speaker: speaker.speech_seconds)
 
 
-def check_pipeline(index: VoiceprintIndex, pipeline: SpeakerDiarization) -> None:
+def check_pipeline(index: SearchableIndex, pipeline: SpeakerDiarization) -> None:
     """
     Raises
     ------
@@ -181,7 +181,7 @@ def check_pipeline(index: VoiceprintIndex, pipeline: SpeakerDiarization) -> None
     index.check_embedding(description["embedding"], description["embedding_mode"])
 
 
-def voiceprint_of(index: VoiceprintIndex, name: str) -> np.ndarray:
+def voiceprint_of(index: SearchableIndex, name: str) -> np.ndarray:
     """The mean of an enrolled person's voiceprints, weighted by their speech.
 
     Returns
