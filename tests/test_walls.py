@@ -17,7 +17,7 @@ FLOORS = [
     {"models", "clustering"},
     {"inference"},
     {"pipelines"},
-    {"corpus", "voiceprints"},
+    {"corpus", "voiceprints", "serving"},
     {"cli", "__main__"},
 ]
 RAY_ROOMS = {"corpus"}
@@ -73,6 +73,7 @@ def test_imports_go_down(path):
         ("import raydiar.corpus.status, raydiar.corpus.export", {"ray", "torch"}),
         ("import raydiar.planning", {"ray", "torch", "numpy", "pyarrow"}),
         ("import raydiar.voiceprints.search", {"ray", "torch"}),
+        ("import raydiar.serving.jobs, raydiar.serving.keys", {"ray", "torch", "numpy"}),
     ],
 )
 def test_imports_are_light(code, absent):
