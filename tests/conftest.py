@@ -92,7 +92,7 @@ def postgres():
     """A PostgreSQL server of our own, which tests may stop and start."""
     programs = find_programs()
     if programs is None:
-        missing = "no PostgreSQL (initdb, pg_ctl, createdb) here, and none could be installed"
+        missing = "no PostgreSQL (initdb, pg_ctl) here, and none could be installed"
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(missing)
     server = PostgresServer(programs)
     yield server
@@ -104,4 +104,4 @@ def database_url(request, tmp_path) -> str:
     """An empty database of either kind."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/server/raydiar.db"
-    return request.getfixturevalue("postgres").new_database()
+    return request.getfixturevalue("postgres").empty_database()

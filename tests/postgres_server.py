@@ -7,18 +7,19 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import psycopg
+
 _DEBIAN = Path("/usr/lib/postgresql")
 
 
 class PostgresServer:
-    """A server that can be stopped and started again; every database in it starts empty.
+    """A server that can be stopped and started again; see `empty_database`.
 
     PostgreSQL refuses to run as root: the server then runs as another user.
     """
 
     def __init__(self, programs: Path):
         self._programs = programs
-        self._number = 0
         self._as_user = {}
         # not below pytest's folder: a socket's path has at most 107 characters
         self._folder = Path(tempfile.mkdtemp(prefix="raydiar-pg-"))
@@ -40,12 +41,12 @@ class PostgresServer:
         """Stop at once, as when the machine dies."""
         self._run("pg_ctl", "stop", "-w", "-m", "immediate", "-D", self._data)
 
-    def new_database(self) -> str:
-        """Make an empty database; gives its URL."""
-        self._number += 1
-        name = f"test{self._number}"
-        self._run("createdb", "--host", self._folder, "--username=postgres", name)
-        return f"postgresql+psycopg://postgres@/{name}?host={self._folder}"
+    def empty_database(self) -> str:
+        """Empty the one database that tests use; gives its URL."""
+        with psycopg.connect(host=str(self._folder), user="postgres") as connection:
+            connection.execute("DROP SCHEMA public CASCADE")
+            connection.execute("CREATE SCHEMA public")
+        return f"postgresql+psycopg://postgres@/postgres?host={self._folder}"
 
     def close(self) -> None:
         self.stop()

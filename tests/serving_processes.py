@@ -1,9 +1,10 @@
 """Processes that share one database of jobs with the tests; each function is one's whole life."""
 
+import contextlib
 import multiprocessing
 import time
 
-from raydiar.errors import QueueFull
+from raydiar.errors import DatabaseUnavailable, LeaseLost, QueueFull
 from raydiar.serving.database import open_database
 from raydiar.serving.jobs import JobStore
 from raydiar.serving.queue_limits import QueueLimits
@@ -53,6 +54,32 @@ def work_until_empty(index: int, url: str) -> list[str]:
         store.succeed(job, {"worker": index})
         done.append(job.job_id)
     return done
+
+
+def work_through_outages(index: int, url: str) -> int:
+    """Do all jobs, waiting where the database is away; gives how many waits."""
+    store = JobStore(open_database(url), max_attempts=100)
+    waits = 0
+
+    def insist(call):
+        nonlocal waits
+        while True:
+            try:
+                return call()
+            except DatabaseUnavailable:
+                waits += 1
+                time.sleep(0.05)
+
+    while True:
+        job = insist(lambda: store.claim(f"worker{index}", 2.0))
+        if job is None:
+            state = insist(store.queue_state)
+            if not state.queued_jobs and not state.running_jobs:
+                return waits
+        else:
+            time.sleep(0.02)
+            with contextlib.suppress(LeaseLost):
+                insist(lambda job=job: store.succeed(job, {"worker": index}))
 
 
 def deliver_until_done(index: int, url: str) -> list[str]:

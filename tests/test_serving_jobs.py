@@ -4,6 +4,7 @@ import json
 import sqlite3
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy as sa
@@ -13,6 +14,7 @@ from serving_processes import (
     create_until_full,
     deliver_until_done,
     run_all,
+    work_through_outages,
     work_until_empty,
 )
 
@@ -107,6 +109,15 @@ def test_why_a_job_failed_may_quote_anything(store):
     store.fail(job, "not audio: \x00\ud800 Zoë")
     seen = store.get(job.job_id, "ann")
     assert (seen.status, seen.error) == ("failed", "not audio: ? Zoë")
+
+
+@pytest.mark.parametrize("text", ["media://\x00", "media://\ud800"])
+def test_texts_that_no_database_can_hold_are_refused(store, text):
+    with pytest.raises(ValueError, match="NUL"):
+        store.create("ann", "diarize", {}, text)
+    with pytest.raises(ValueError, match="webhook"):
+        add(store, webhook=text)
+    assert store.list("ann").jobs == []
 
 
 def test_small_priority_first_then_the_oldest(store):
@@ -444,7 +455,7 @@ def test_the_job_of_a_killed_process_is_done_by_another(database, database_url):
 
 
 def test_a_restarted_database_works_again_without_a_restart_of_ours(postgres):
-    url = postgres.new_database()
+    url = postgres.empty_database()
     database = open_database(url)
     store = JobStore(database)
     kept = add(store)
@@ -469,8 +480,27 @@ def test_a_restarted_database_works_again_without_a_restart_of_ours(postgres):
     database.close()
 
 
+def test_workers_wait_while_the_database_restarts_and_lose_no_job(postgres):
+    url = postgres.empty_database()
+    database = open_database(url)
+    store = JobStore(database)
+    jobs = [add(store) for _ in range(100)]
+    with ThreadPoolExecutor(1) as thread:
+        answers = thread.submit(run_all, work_through_outages, 2, url)
+        for done in (20, 60):
+            while store.queue_state().queued_jobs > 100 - done:
+                time.sleep(0.02)
+            postgres.stop()
+            time.sleep(0.2)
+            postgres.start()
+        waits = answers.result(60)
+    assert all(waits)
+    assert {store.get(job.job_id, "ann").status for job in jobs} == {"succeeded"}
+    database.close()
+
+
 def test_a_connection_lost_within_a_transaction(postgres):
-    database = open_database(postgres.new_database())
+    database = open_database(postgres.empty_database())
     store = JobStore(database)
 
     def write_while_it_restarts():
@@ -575,7 +605,7 @@ def rows_read(plan: dict) -> int:
 
 @pytest.mark.parametrize("analyzed", [False, True])
 def test_claiming_from_a_long_queue_reads_few_rows_of_postgres(postgres, analyzed):
-    database = open_database(postgres.new_database())
+    database = open_database(postgres.empty_database())
     fill(database, 100_000)
     if analyzed:
         with database.write() as connection:

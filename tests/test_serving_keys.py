@@ -114,7 +114,7 @@ def test_an_empty_secret_is_refused():
 
 
 def test_without_the_database_only_the_environments_keys_work(postgres):
-    database = open_database(postgres.new_database())
+    database = open_database(postgres.empty_database())
     ring = KeyRing(database, {"RAYDIAR_API_KEYS": environment_entry("ops", "token")})
     key_id, secret = ring.create("lab")
     postgres.stop()

@@ -167,7 +167,8 @@ def open_database(url: str) -> Database:
     Parameters
     ----------
     url : str
-        See `parse_url`. The folder of a SQLite file is made; it must be on a local disk.
+        See `parse_url`. The folder of a SQLite file is made, for this user only; it must be
+        on a local disk.
 
     Raises
     ------
@@ -179,7 +180,7 @@ def open_database(url: str) -> Database:
     parsed = parse_url(url)
     try:
         if parsed.get_backend_name() == "sqlite":
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+            Path(parsed.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         database = Database(parsed)
     except ModuleNotFoundError as error:
         raise ConfigError(

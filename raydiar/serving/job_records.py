@@ -136,6 +136,18 @@ def storable(text: str | None) -> str | None:
     return text and text.replace("\0", "").encode(errors="replace").decode()
 
 
+def check_storable(**texts: str | None) -> None:
+    """Refuse texts that `storable` would change.
+
+    Raises
+    ------
+    ValueError
+    """
+    for name, text in texts.items():
+        if storable(text) != text:
+            raise ValueError(f"{name} holds a NUL or half a surrogate pair: {text!r}")
+
+
 def encode_cursor(seq: int) -> str:
     return base64.urlsafe_b64encode(b"before:%d" % seq).decode().rstrip("=")
 

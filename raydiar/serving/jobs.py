@@ -22,6 +22,7 @@ from raydiar.serving.job_records import (
     WITH_OUTPUT,
     Job,
     Page,
+    check_storable,
     decode_cursor,
     encode_cursor,
     is_uuid,
@@ -90,15 +91,17 @@ class JobStore:
         ------
         QueueFull
             When it would exceed the limits.
+        ValueError
+            When the kind is unknown, or a text holds what no database can.
         """
         if kind not in KINDS:
             raise ValueError(f"kind is {kind!r}, not one of {', '.join(KINDS)}")
+        check_storable(media=media, webhook=webhook, warning=warning)
         now = self._clock()
         job_id = str(uuid.uuid4())
         with self._database.write() as connection:
             self._database.lock(connection, "create")  # counted and added by one at a time
-            state = read_state(connection, self._limits.unknown_seconds)
-            check_limits(state, self._limits, audio_seconds)
+            check_limits(connection, self._limits, audio_seconds)
             connection.execute(
                 jobs.insert().values(
                     job_id=job_id,
@@ -201,7 +204,7 @@ class JobStore:
         now = self._clock()
         with self._database.write() as connection:
             for row in claiming.take_expired(connection, now):
-                connection.execute(self._after_attempt(row).where(jobs.c.seq == row.seq))
+                connection.execute(self._after_lease(row).where(jobs.c.seq == row.seq))
             seq = claiming.take_next(connection, owner, kinds or KINDS, now, now + lease_seconds)
             return None if seq is None else read_jobs(connection, jobs.c.seq == seq)[0]
 
@@ -268,12 +271,7 @@ class JobStore:
         LeaseLost, JobCanceled
             See `renew`.
         """
-        excused = job.excused + (not counts)
-        if job.attempt - excused >= self._max_attempts:
-            change, status = self._end("failed", self._given_up(reason)), "failed"
-        else:
-            status = "pending" if delay > 0 else "created"
-            change = self._requeue(status, reason, excused, delay)
+        change, status = self._after_attempt(job, reason, job.excused + (not counts), delay)
         self._as_holder(job, change, status)
 
     # What the server does.
@@ -350,30 +348,31 @@ class JobStore:
             webhook_next_at=sa.case((jobs.c.webhook.is_not(None), now)),
         )
 
-    def _requeue(self, status: str, reason: str, excused: int, delay: float) -> sa.Update:
+    def _after_attempt(
+        self, job: Job | sa.Row, reason: str, excused: int, delay: float = 0.0
+    ) -> tuple[sa.Update, str]:
+        """Queue a job again or give it up; gives the change and the new status."""
+        if job.attempt - excused >= self._max_attempts:
+            error = f"given up after {self._max_attempts} attempts: {reason}"
+            return self._end("failed", error), "failed"
         now = self._clock()
-        return jobs.update().values(
-            status=status,
-            error=storable(reason),
-            excused=excused,
-            progress=0.0,
-            updated_at=now,
-            lease_expires=now + delay if delay > 0 else None,
-        )
+        values = {
+            "status": "pending" if delay > 0 else "created",
+            "error": storable(reason),
+            "excused": excused,
+            "progress": 0.0,
+            "updated_at": now,
+            "lease_expires": now + delay if delay > 0 else None,
+        }
+        return jobs.update().values(values), values["status"]
 
-    def _given_up(self, reason: str) -> str:
-        return f"given up after {self._max_attempts} attempts: {reason}"
-
-    def _after_attempt(self, row: sa.Row) -> sa.Update:
+    def _after_lease(self, row: sa.Row) -> sa.Update:
         """What becomes of a job whose lease, or whose time to be put off, is over."""
         if row.cancel_requested:
             return self._end("canceled")
         if row.status == "pending":
-            return self._requeue("created", row.error, row.excused, 0.0)
-        reason = "its worker died or lost touch with the database"
-        if row.attempt - row.excused >= self._max_attempts:
-            return self._end("failed", self._given_up(reason))
-        return self._requeue("created", reason, row.excused, 0.0)
+            return jobs.update().values(status="created", lease_expires=None)
+        return self._after_attempt(row, "its worker died or lost touch", row.excused)[0]
 
     def _as_holder(
         self, job: Job, change: sa.Update, status: str, output: str | None = None
@@ -384,21 +383,17 @@ class JobStore:
             jobs.c.lease_owner == job.lease_owner,
             jobs.c.attempt == job.attempt,
         )
-        free = sa.and_(lease, jobs.c.status == "running", ~jobs.c.cancel_requested)
+        running = sa.and_(lease, jobs.c.status == "running")
         with self._database.write() as connection:
-            changed = connection.execute(change.where(free)).rowcount
+            changed = connection.execute(change.where(running, ~jobs.c.cancel_requested)).rowcount
             if changed and output is not None:
                 where = documents.c.job_id == job.job_id
                 connection.execute(documents.update().where(where).values(output=output))
             if changed:
                 return
-            canceled = sa.and_(lease, jobs.c.status == "running")
-            connection.execute(self._end("canceled").where(canceled))
+            connection.execute(self._end("canceled").where(running, jobs.c.cancel_requested))
             now_is = connection.scalar(sa.select(jobs.c.status).where(lease))
         if now_is == "canceled":
             raise JobCanceled(f"job {job.job_id} was canceled")
         if now_is != status:
-            raise LeaseLost(
-                f"the lease of job {job.job_id} (attempt {job.attempt}) expired; it is no longer"
-                f" {job.lease_owner}'s"
-            )
+            raise LeaseLost(f"{job.lease_owner} lost the lease of its attempt at {job.job_id}")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from raydiar.serving.database import Database
-from raydiar.serving.job_records import is_uuid, storable
+from raydiar.serving.job_records import check_storable, is_uuid, storable
 from raydiar.serving.tables import media
 
 
@@ -82,7 +82,13 @@ class MediaRecords:
         owner, key : str
         make_path : callable
             Takes the upload's id, gives the path in the media store.
+
+        Raises
+        ------
+        ValueError
+            When the key holds what no database can.
         """
+        check_storable(key=key)
         upload_id = str(uuid.uuid4())
         now = self._clock()
         record = MediaRecord(

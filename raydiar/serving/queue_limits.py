@@ -55,13 +55,16 @@ def read_state(connection: sa.Connection, unknown_seconds: float) -> QueueState:
     return QueueState(queued + put_off, queued_seconds + put_off_seconds, running, running_seconds)
 
 
-def check_limits(state: QueueState, limits: QueueLimits, audio_seconds: float | None) -> None:
+def check_limits(
+    connection: sa.Connection, limits: QueueLimits, audio_seconds: float | None
+) -> None:
     """Refuse one more job of this duration if the queue is full.
 
     Raises
     ------
     QueueFull
     """
+    state = read_state(connection, limits.unknown_seconds)
     seconds = limits.unknown_seconds if audio_seconds is None else audio_seconds
     if state.queued_jobs >= limits.max_jobs:
         full = f"{state.queued_jobs} jobs wait, and no more than {limits.max_jobs} may"
