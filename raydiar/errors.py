@@ -87,3 +87,31 @@ class EnrolmentError(RaydiarError, ValueError):
 
 class SimulationError(RaydiarError, ValueError):
     """No conversation can be made of these voices, turn structures, rooms or noises."""
+
+
+class DatabaseUnavailable(RaydiarError):
+    """The database does not answer, or not in time: worth another try."""
+
+
+class QueueFull(RaydiarError):
+    """The queue holds all it may; a client comes back after `retry_after` seconds."""
+
+    def __init__(self, message: str, retry_after: float):
+        super().__init__(message, retry_after)
+        self.message = message
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class LeaseLost(RaydiarError):
+    """A worker was silent for too long: its job is another's now, and its result is not wanted."""
+
+
+class JobCanceled(RaydiarError):
+    """The client canceled the job that a worker is busy with."""
+
+
+class InvalidCursor(RaydiarError, ValueError):
+    """A cursor that no page of a list came with."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from audio_files import write
+from postgres_server import PostgresServer, find_programs
 from s3_server import S3Server
 
 from raydiar import hub
@@ -84,3 +85,23 @@ def local_ray(s3_proxy):
     ray.init("local", num_cpus=3, include_dashboard=False, log_to_driver=False)
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL server of our own, which tests may stop and start."""
+    programs = find_programs()
+    if programs is None:
+        missing = "no PostgreSQL (initdb, pg_ctl) here, and none could be installed"
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(missing)
+    server = PostgresServer(programs)
+    yield server
+    server.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request, tmp_path) -> str:
+    """An empty database of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/server/raydiar.db"
+    return request.getfixturevalue("postgres").empty_database()

@@ -17,7 +17,7 @@ FLOORS = [
     {"models", "clustering"},
     {"inference"},
     {"pipelines"},
-    {"corpus", "voiceprints"},
+    {"corpus", "voiceprints", "serving"},
     {"cli", "__main__"},
 ]
 RAY_ROOMS = {"corpus"}
@@ -77,6 +77,7 @@ def test_imports_go_down(path):
         ("import raydiar.voiceprints.index", {"ray", "torch"}),
         ("import raydiar.voiceprints.search", {"ray", "torch"}),
         ("import raydiar.simulation", {"ray", "torch", "pyannote", "pandas"}),
+        ("import raydiar.serving.jobs, raydiar.serving.keys", {"ray", "torch", "numpy"}),
     ],
 )
 def test_imports_are_light(code, absent):
