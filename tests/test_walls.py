@@ -18,6 +18,7 @@ FLOORS = [
     {"inference"},
     {"pipelines"},
     {"corpus", "voiceprints"},
+    {"serving"},
     {"cli", "__main__"},
 ]
 RAY_ROOMS = {"corpus"}
@@ -73,6 +74,8 @@ def test_imports_go_down(path):
         ("import raydiar.corpus.status, raydiar.corpus.export", {"ray", "torch"}),
         ("import raydiar.planning", {"ray", "torch", "numpy", "pyarrow"}),
         ("import raydiar.voiceprints.search", {"ray", "torch"}),
+        ("import raydiar.serving.media, raydiar.serving.fetching", {"ray", "torch"}),
+        ("import raydiar.serving.webhooks, raydiar.serving.voiceprint_text", {"ray", "torch"}),
     ],
 )
 def test_imports_are_light(code, absent):
