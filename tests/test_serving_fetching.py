@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import aiohttp
 import pytest
 import scripted_web as web
 
@@ -19,7 +20,7 @@ from raydiar.errors import (
     TooManyRedirects,
     UrlRefused,
 )
-from raydiar.serving.fetching import FetchPolicy, check_url, fetch
+from raydiar.serving.fetching import FetchPolicy, _pinned_connector, check_url, fetch
 
 CLOSED = FetchPolicy(retry_delays=(), connect_seconds=2.0)
 OPEN = FetchPolicy(
@@ -223,6 +224,18 @@ def test_a_name_that_changes_its_address_gains_nothing(names, destination):
             assert inside.requests == []
 
 
+def test_a_connection_reaches_what_was_judged_and_nothing_else():
+    async def use(url):
+        connector = _pinned_connector(url, ["127.0.0.2"])
+        async with aiohttp.ClientSession(connector=connector) as session:
+            await session.get(url)
+
+    with web.serving({"/a": web.body(b"secret")}) as server:
+        with pytest.raises(UrlRefused):  # addresses in URLs are not resolved
+            asyncio.run(use(f"{server.url}/a"))
+        assert server.requests == []
+
+
 @pytest.mark.parametrize(
     "location",
     [
@@ -383,18 +396,29 @@ def test_what_is_not_http_fails(destination):
     assert "ESMTP" not in str(error)
 
 
-def test_tls_is_verified_against_the_name_that_the_client_gave(destination, names, self_signed):
-    names["audio.example"] = ["127.0.0.1"]
+def test_tls_is_verified_against_the_name_that_the_client_gave(
+    destination, names, self_signed, monkeypatch
+):
+    names["audio.example"] = names["other.example"] = ["127.0.0.1"]
     asked = []
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(self_signed)
     tls.sni_callback = lambda connection, name, context: asked.append(name)
     with web.serving({"/a": web.body(b"x")}, tls=tls) as server:
-        with pytest.raises(FetchFailed, match="certificate") as raised:
-            run(f"https://audio.example:{server.server_port}/a", destination)
+
+        def refused(host):
+            with pytest.raises(FetchFailed, match="certificate") as raised:
+                run(f"https://{host}:{server.server_port}/a", destination)
+            assert not raised.value.retryable
+
+        refused("audio.example")  # signed by nobody
+        trusting = ssl.create_default_context(cafile=str(self_signed))
+        monkeypatch.setattr("aiohttp.connector._SSL_CONTEXT_VERIFIED", trusting)
+        refused("other.example")
+        refused("127.0.0.1")
         assert server.requests == []
-    assert asked == ["audio.example"]
-    assert not raised.value.retryable
+        assert run(f"https://audio.example:{server.server_port}/a", destination) == 1
+    assert asked == ["audio.example", "other.example", None, "audio.example"]
 
 
 # -- buckets -----------------------------------------------------------------------------------

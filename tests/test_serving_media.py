@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import pickle
 import threading
@@ -345,6 +346,19 @@ def test_a_bucket_that_refuses_at_the_end_holds_nothing(bucket, s3):
     assert s3.faults
     s3.reset()
     assert files(bucket) == []
+    assert unfinished() == []
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("size", [3, 9], ids=["one PUT", "parts"])
+def test_an_upload_that_cannot_even_be_broken_off_is_not_published(bucket, s3, size):
+    s3.fault = lambda method, path: 403 if method == "DELETE" else None
+    with pytest.raises(ConnectionResetError):
+        asyncio.run(bucket.write("ann", "a", broken(*[bytes(PART)] * size), 2**30))
+    gc.collect()  # files of fsspec publish themselves when they go
+    s3.reset()
+    assert files(bucket) == []
+    asyncio.run(bucket.expire(time.time() + 60))
     assert unfinished() == []
 
 

@@ -129,6 +129,22 @@ def test_a_certificate_that_nobody_vouches_for(self_signed):
         assert server.requests == []
 
 
+def test_what_was_sent_encrypted_is_not_sent_again_in_the_clear(self_signed, monkeypatch):
+    trusting = ssl.create_default_context(cafile=str(self_signed))
+    trusting.check_hostname = False
+    monkeypatch.setattr("aiohttp.connector._SSL_CONTEXT_VERIFIED", trusting)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(self_signed)
+    with web.serving({"/b": web.status(200)}) as clear:
+        paths = {"/a": web.redirect(f"{clear.url}/b", 307), "/b": web.status(200)}
+        with web.serving(paths, tls=tls) as server:
+            assert send(f"{server.url}/b").ok
+            assert send(f"{server.url}/a") == Delivery(False, "url_refused")
+            assert clear.requests == []
+            clear.paths["/a"] = web.redirect(f"{server.url}/b", 307)
+            assert send(f"{clear.url}/a").ok
+
+
 @pytest.mark.parametrize(
     "url", ["http://169.254.169.254/", "http://[::1]/", "file:///etc/passwd", "http://u@a.example/"]
 )

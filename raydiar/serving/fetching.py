@@ -172,7 +172,7 @@ async def open_url(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=timeout,
-                auto_decompress=False,
+                auto_decompress=False,  # it would begin before the headers can be judged
                 trust_env=False,
             ) as session,
             session.request(
