@@ -5,6 +5,7 @@ import contextlib
 import gc
 import os
 import pickle
+import resource
 import threading
 import time
 from datetime import datetime
@@ -347,6 +348,18 @@ def test_a_bucket_that_refuses_at_the_end_holds_nothing(bucket, s3):
     s3.reset()
     assert files(bucket) == []
     assert unfinished() == []
+
+
+@pytest.mark.parametrize("rest", [10, PART], ids=["at the end", "on the way"])
+def test_a_disk_that_takes_no_more_keeps_no_half(local, rest):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * PART, before[1]))
+    try:
+        with pytest.raises(StorageUnavailable, match="media://a"):
+            asyncio.run(local.write("ann", "a", stream(bytes(2 * PART), bytes(rest)), 2**30))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert files(local) == []
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")

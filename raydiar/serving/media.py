@@ -14,9 +14,8 @@ import os
 import re
 import tempfile
 import time
-import uuid
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +25,8 @@ from urllib.parse import urlencode
 from raydiar.corpus.folder import TEMPORARY, Folder
 from raydiar.errors import AudioNotFound, ConfigError, MediaKeyError, SignatureRefused
 from raydiar.serving.streams import in_thread, write_blocks
-from raydiar.storage import BLOCK_BYTES, storage_error
+from raydiar.serving.uploads import FileUpload, ObjectUpload, not_found, told
+from raydiar.storage import BLOCK_BYTES
 
 SCHEME = "media://"
 MAX_KEY = 512
@@ -37,7 +37,6 @@ Action = Literal["put", "get"]
 _KEY = re.compile(r"[A-Za-z0-9._/-]+", re.ASCII)
 _OBJECT = re.compile(r"[0-9a-f]{64}/[0-9a-f]{64}")
 _ROUTES = {"put": "upload", "get": "download"}
-_PART_BYTES = 8 * 2**20  # of multipart uploads: S3 takes 10,000 parts of at least 5 MiB
 
 
 def media_key(url: str) -> str:
@@ -206,8 +205,8 @@ class MediaStore:
         MediaKeyError, MediaTooLarge, StorageDenied, StorageUnavailable
         """
         path = self.path_of(owner, key)
-        upload = _FileUpload if self.folder.is_local else _ObjectUpload
-        upload = upload(self.folder, path, SCHEME + key)
+        make_upload = FileUpload if self.folder.is_local else ObjectUpload
+        upload = make_upload(self.folder, path, SCHEME + key)
         try:
             num_bytes = await write_blocks(chunks, upload.write, max_bytes, SCHEME + key)
             await in_thread(upload.publish)
@@ -226,7 +225,7 @@ class MediaStore:
         return await in_thread(self._size, owner, key)
 
     def _size(self, owner: str, key: str) -> int:
-        with _told(SCHEME + key):
+        with told(SCHEME + key):
             return self.folder.fs.size(self.folder.path(self.path_of(owner, key)))
 
     async def read_range(self, owner: str, key: str, start: int, end: int) -> AsyncIterator[bytes]:
@@ -263,7 +262,7 @@ class MediaStore:
         path = self.folder.path(self.path_of(owner, key))
         if self.folder.is_local:
             if not os.path.isfile(path):
-                raise _not_found(SCHEME + key)
+                raise not_found(SCHEME + key)
             yield Path(path)
             return
         with tempfile.TemporaryDirectory(prefix="raydiar-") as folder:
@@ -272,7 +271,7 @@ class MediaStore:
             yield copy
 
     def _download(self, path: str, copy: Path, key: str) -> None:
-        with _told(SCHEME + key):
+        with told(SCHEME + key):
             self.folder.fs.get_file(path, str(copy))
 
     async def delete(self, owner: str, key: str) -> None:
@@ -293,7 +292,7 @@ class MediaStore:
         await in_thread(self._delete, path)
 
     def _delete(self, path: str) -> None:
-        with suppress(AudioNotFound), _told(SCHEME + path):
+        with suppress(AudioNotFound), told(SCHEME + path):
             self.folder.fs.rm_file(self.folder.path(path))
 
     async def expire(self, before: float) -> int:
@@ -320,7 +319,7 @@ class MediaStore:
     def _expire(self, before: float) -> int:
         fs, root = self.folder.fs, self.folder.path() + "/"
         objects, leftovers = [], []
-        with _told("expired uploads"):
+        with told("expired uploads"):
             for path, entry in fs.find(root, detail=True).items():
                 name = path.removeprefix(root)
                 ours = _OBJECT.fullmatch(name)
@@ -350,65 +349,6 @@ class MediaStore:
                 self.folder.fs.abort_mpu(bucket, key, upload["UploadId"])
 
 
-class _FileUpload:
-    """An upload to a local folder: a temporary file there, renamed at the end."""
-
-    def __init__(self, folder: Folder, name: str, label: str):
-        self._label = label
-        self._path = Path(folder.path(name))
-        self._temporary = Path(folder.path(f"{TEMPORARY}/{uuid.uuid4().hex}"))
-        self._file = None
-
-    def write(self, block: bytes) -> None:
-        with _told(self._label):
-            if self._file is None:
-                self._temporary.parent.mkdir(parents=True, exist_ok=True)
-                self._file = open(self._temporary, "wb")  # noqa: SIM115 (discard closes it)
-            self._file.write(block)
-
-    def publish(self) -> None:
-        self.write(b"")
-        with _told(self._label):
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(self._temporary, self._path)
-
-    def discard(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._temporary.unlink(missing_ok=True)
-
-
-class _ObjectUpload:
-    """An upload to an object store: one PUT, or in parts that appear as one when it is closed."""
-
-    def __init__(self, folder: Folder, name: str, label: str):
-        self._fs, self._path, self._label = folder.fs, folder.path(name), label
-        self._file = None
-        self._published = False
-
-    def write(self, block: bytes) -> None:
-        with _told(self._label):
-            if self._file is None:
-                self._file = self._fs.open(self._path, "wb", block_size=_PART_BYTES)
-            self._file.write(block)
-
-    def publish(self) -> None:
-        self.write(b"")
-        with _told(self._label):
-            self._file.close()
-        self._published = True
-
-    def discard(self) -> None:
-        if self._file is None or self._published:
-            return
-        self._file.closed = True  # or the garbage collector would close, and so publish, it
-        with suppress(Exception):  # what brought us here is what must be told; `expire` is next
-            self._file.discard()
-
-
 class _OpenObject:
     """An object that is opened at its first read."""
 
@@ -417,7 +357,7 @@ class _OpenObject:
         self._file = None
 
     def read(self, start: int, end: int) -> bytes:
-        with _told(self._label):
+        with told(self._label):
             if self._file is None:
                 # without read-ahead: what is beyond the range is not wanted
                 self._file = self._fs.open(self._path, "rb", cache_type="none")
@@ -427,24 +367,6 @@ class _OpenObject:
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
-
-
-@contextmanager
-def _told(label: str):
-    """Say whose failure it is that the store fails; without its address, for clients read this."""
-    try:
-        yield
-    except Exception as error:
-        told = storage_error(error, label)
-        if isinstance(told, AudioNotFound):
-            told = _not_found(label)
-        if told is error:
-            raise
-        raise told from error
-
-
-def _not_found(label: str) -> AudioNotFound:
-    return AudioNotFound(f"{label}: no such upload. It may have expired; send it again.")
 
 
 def _digest(text: str) -> str:
