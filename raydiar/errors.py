@@ -33,6 +33,43 @@ class StorageUnavailable(RaydiarError):
     """The storage did not answer (network, 429, 5xx): worth another try."""
 
 
+class MediaKeyError(RaydiarError, ValueError):
+    """A `media://` key that no upload can have."""
+
+
+class MediaTooLarge(RaydiarError):
+    """More bytes than an upload or a fetched recording may have."""
+
+
+class SignatureRefused(RaydiarError):
+    """A signed URL that is expired, forged, or meant for something else."""
+
+
+class UrlRefused(RaydiarError, ValueError):
+    """A URL that this server must not open for a client; the client's to mend."""
+
+
+class FetchFailed(RaydiarError):
+    """A URL of a client did not give its recording.
+
+    Attributes
+    ----------
+    retryable : bool
+        Whether the same URL may give it another time.
+    """
+
+    def __init__(self, message: str, retryable: bool):
+        super().__init__(message, retryable)  # both, or it could not be pickled
+        self.retryable = retryable
+
+    def __str__(self) -> str:
+        return self.args[0]
+
+
+class TooManyRedirects(FetchFailed):
+    """A URL of a client leads from one to the next without end."""
+
+
 class DecoderCrashed(RaydiarError):
     """The child process that decodes died on this recording."""
 
@@ -79,6 +116,10 @@ class VoiceprintIndexConflict(VoiceprintIndexError):
 
 class VoiceprintNotFound(RaydiarError, LookupError):
     """No voiceprint of that recording, speaker or name, or no voice in the clip."""
+
+
+class VoiceprintTextError(RaydiarError, ValueError):
+    """A text that is no voiceprint, or one of another embedding."""
 
 
 class EnrolmentError(RaydiarError, ValueError):

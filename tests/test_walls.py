@@ -17,12 +17,13 @@ FLOORS = [
     {"models", "clustering"},
     {"inference"},
     {"pipelines"},
-    {"corpus", "voiceprints", "serving"},
+    {"corpus", "voiceprints"},
+    {"serving"},
     {"cli", "__main__"},
 ]
-RAY_ROOMS = {"corpus"}
+RAY_ROOMS = {"corpus", "serving"}
 RAY_FILES = {"voiceprints/sharded.py"}
-TORCH_ROOMS = {"models", "inference", "pipelines", "cli", "corpus", "voiceprints"}
+TORCH_ROOMS = {"models", "inference", "pipelines", "cli", "corpus", "voiceprints", "serving"}
 
 
 def imports(path: Path):
@@ -78,6 +79,8 @@ def test_imports_go_down(path):
         ("import raydiar.voiceprints.search", {"ray", "torch"}),
         ("import raydiar.simulation", {"ray", "torch", "pyannote", "pandas"}),
         ("import raydiar.serving.jobs, raydiar.serving.keys", {"ray", "torch", "numpy"}),
+        ("import raydiar.serving.media, raydiar.serving.fetching", {"ray", "torch"}),
+        ("import raydiar.serving.webhooks, raydiar.serving.voiceprint_text", {"ray", "torch"}),
     ],
 )
 def test_imports_are_light(code, absent):
