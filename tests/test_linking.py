@@ -22,7 +22,13 @@ from raydiar.voiceprints import mutual as module
 from raydiar.voiceprints.index import VoiceprintIndex
 from raydiar.voiceprints.linking import LinkingParameters, link, link_into
 from raydiar.voiceprints.mutual import Mutual, mutual_neighbors
-from raydiar.voiceprints.refinement import average_linkage, components, cut_large, refine
+from raydiar.voiceprints.refinement import (
+    Groups,
+    average_linkage,
+    components,
+    cut_large,
+    refine,
+)
 
 THRESHOLD = LinkingParameters(threshold=0.5)
 
@@ -136,9 +142,8 @@ def links_of(vectors, threshold) -> Mutual:
 def test_a_chain_of_resemblance_is_broken():
     vectors = chain(20, 8.0)  # neighbours are alike, the ends are at 152 degrees
     links = links_of(vectors, 0.98)
-    labels = components(20, links)
-    assert labels.max() == 0
-    people = refine(vectors, None, links, labels, 0.98)
+    assert components(20, links).max() == 0
+    people = refine(vectors, None, links, 0.98)
     for person in np.unique(people):
         own = vectors[people == person]
         assert (own @ own.T).mean() >= 0.98
@@ -151,7 +156,8 @@ def test_average_linkage_is_that_of_all_distances():
 
     vectors, _ = speech(120, 15)
     first, second = np.triu_indices(120, 1)
-    groups = average_linkage(vectors, None, first, second, 0.4)
+    voices = Groups.of(vectors, None, np.arange(120))
+    groups = average_linkage(voices, first, second, 0.4)
     tree = linkage(pdist(vectors, "cosine"), "average")
     expected = fcluster(tree, 0.6, "distance")
     assert linking_scores(groups, expected).b_cubed_f == 1.0
@@ -161,13 +167,12 @@ def test_average_linkage_is_that_of_all_distances():
 def test_two_speakers_of_one_recording_are_never_one_person():
     vectors = unit(np.ones((6, 4)) + np.random.default_rng(0).standard_normal((6, 4)) / 50)
     links = links_of(vectors, 0.9)
-    labels = components(6, links)
     recordings = np.array([0, 0, 1, 1, 2, 2])
-    people = refine(vectors, recordings, links, labels, 0.9)
+    people = refine(vectors, recordings, links, 0.9)
     assert np.bincount(people).tolist() == [3, 3]
     for person in (0, 1):
         assert len(set(recordings[people == person])) == 3
-    assert refine(vectors, None, links, labels, 0.9).max() == 0
+    assert refine(vectors, None, links, 0.9).max() == 0
 
 
 @pytest.mark.parametrize("dense", [2, 256])
@@ -176,8 +181,7 @@ def test_large_components_use_their_links_only_and_end_alike(dense, monkeypatch)
     vectors, people = speech(200, 10)
     recordings = np.arange(200) // 2
     links = links_of(vectors, 0.3)
-    labels = components(200, links)
-    found = refine(vectors, recordings, links, labels, 0.5)
+    found = refine(vectors, recordings, links, 0.5)
     assert linking_scores(found, people).b_cubed_precision > 0.95
     for person in np.unique(found):
         own = recordings[found == person]
@@ -191,6 +195,23 @@ def test_a_component_that_is_too_large_loses_its_weakest_links():
     assert np.bincount(labels).max() <= 8
     assert (labels[links.first] == labels[links.second]).all()
     assert "32 voices hang together" in told[0]
+
+
+@pytest.mark.parametrize("one_recording", [False, True])
+def test_people_are_found_across_the_cuts_of_a_large_component(one_recording):
+    vectors, people = speech(300, 12)
+    recordings = None
+    if one_recording:  # everybody once in each
+        recordings = np.array([(people[:n] == people[n]).sum() for n in range(300)])
+    links = links_of(vectors, 0.3)
+    whole = refine(vectors, recordings, links, 0.45)
+    told = []
+    cut = refine(vectors, recordings, links, 0.45, 20, told.append)
+    assert told
+    assert linking_scores(cut, whole).b_cubed_f > 0.97
+    assert linking_scores(cut, people).b_cubed_precision > 0.97
+    for person in np.unique(cut) if one_recording else ():
+        assert len(np.unique(recordings[cut == person])) == (cut == person).sum()
 
 
 # -- a corpus ----------------------------------------------------------------------------------

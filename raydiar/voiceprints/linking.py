@@ -18,7 +18,7 @@ from raydiar.errors import ConfigError, VoiceprintNotFound
 from raydiar.voiceprints.identities import IDENTITIES, number_people, publish, read_identities
 from raydiar.voiceprints.index import VoiceprintIndex
 from raydiar.voiceprints.mutual import PROBES, Mutual, mutual_neighbors
-from raydiar.voiceprints.refinement import cut_large, refine
+from raydiar.voiceprints.refinement import refine
 from raydiar.voiceprints.search import voiceprint_of
 from raydiar.voiceprints.verification import Calibration
 
@@ -42,7 +42,8 @@ class LinkingParameters:
     one_recording : bool
         Two speakers of one recording are two people.
     max_size : int
-        Voices that chains of links may join; larger components lose their weakest links.
+        Voices of a component that are merged at once; larger ones are cut at their weakest
+        links first.
     exact : bool, optional
         Compare every pair; by default up to 200,000 voices, and on a GPU.
     probes : int
@@ -199,8 +200,9 @@ def link(
     if links.recall is not None:
         report(f"{links.recall:.1%} of the links were found")
     founding = ~(short[links.first] | short[links.second])
-    labels, inner = cut_large(len(voices), _where(links, founding), parameters.max_size, report)
-    people = refine(vectors, recordings, inner, labels, threshold)
+    people = refine(
+        vectors, recordings, _where(links, founding), threshold, parameters.max_size, report
+    )
     people = _join_short(vectors, recordings, links, people, short, threshold)
     identities, changes, next_identity = number_people(voices, people, previous)
     scores = _cohesion(vectors, people)

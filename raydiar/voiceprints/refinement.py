@@ -9,7 +9,9 @@ because diarization heard them apart.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -58,10 +60,11 @@ def refine(
     vectors: np.ndarray,
     recordings: np.ndarray | None,
     links: Mutual,
-    labels: np.ndarray,
     threshold: float,
+    max_size: int = 100_000,
+    report: Callable[[str], None] = lambda line: None,
 ) -> np.ndarray:
-    """Split components into people.
+    """Split what hangs together into people.
 
     Parameters
     ----------
@@ -70,17 +73,28 @@ def refine(
     recordings : (num_voices,) int64 or None
         Whose voices are different people where they are equal; None: no such rule.
     links : Mutual
-        Within the components.
-    labels : (num_voices,) int64
-        Components.
     threshold : float
         Mean cosine between two groups down to which they are one person.
+    max_size : int
+        Voices of a component that are merged at once. Parts of a larger one are merged first,
+        and their people then, which are fewer.
+    report : callable
+        Told in lines which components are cut.
 
     Returns
     -------
     people : (num_voices,) int64
         Labels in order of their first voice.
     """
+    labels, inner = cut_large(len(vectors), links, max_size, report)
+    people = _within(vectors, recordings, inner, labels, threshold)
+    if len(inner) < len(links):
+        people = _across(vectors, recordings, links, people, threshold)
+    return _in_order(people)
+
+
+def _within(vectors, recordings, links: Mutual, labels, threshold) -> np.ndarray:
+    """The first voice of each voice's person, component by component."""
     people = np.arange(len(vectors))
     by_label = np.argsort(labels, kind="stable")
     bounds = np.append(0, np.cumsum(np.bincount(labels)))
@@ -100,16 +114,59 @@ def refine(
             some = by_owner[edges[label] : edges[label + 1]]
             first = np.searchsorted(rows, links.first[some])
             second = np.searchsorted(rows, links.second[some])
-        people[rows] = rows[average_linkage(vectors[rows], own, first, second, threshold)]
-    return _in_order(people)
+        heard = None if own is None else [{recording} for recording in own.tolist()]
+        groups = Groups(vectors[rows].astype(np.float64), np.ones(len(rows)), heard)
+        people[rows] = rows[average_linkage(groups, first, second, threshold)]
+    return people
+
+
+def _across(vectors, recordings, links: Mutual, people, threshold) -> np.ndarray:
+    """Merge people of different parts of a component, whom links between the parts join."""
+    people = _in_order(people)
+    pairs = np.stack([people[links.first], people[links.second]], axis=1)
+    pairs = np.unique(np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1), axis=0)
+    groups = Groups.of(vectors, recordings, people)
+    means = groups.sums / groups.sizes[:, None]
+    close = np.einsum("pd,pd->p", means[pairs[:, 0]], means[pairs[:, 1]]) >= threshold
+    return average_linkage(groups, *pairs[close].T, threshold)[people]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Voices that are one person so far; changed in place by merging.
+
+    Attributes
+    ----------
+    sums : (num_groups, dimension) float64
+        Of their unit vectors.
+    sizes : (num_groups,) float64
+        Voices.
+    heard : list of set, or None
+        Recordings; None where one person may be two speakers of a recording.
+    """
+
+    sums: np.ndarray
+    sizes: np.ndarray
+    heard: list[set[int]] | None
+
+    @classmethod
+    def of(cls, vectors: np.ndarray, recordings: np.ndarray | None, people: np.ndarray) -> Groups:
+        """Groups of voices by their labels 0, 1, …."""
+        order = np.argsort(people, kind="stable")
+        sizes = np.bincount(people)
+        starts = np.append(0, np.cumsum(sizes))
+        sums = np.empty((len(sizes), vectors.shape[1]))
+        for person, (start, stop) in enumerate(pairwise(starts)):
+            sums[person] = vectors[order[start:stop]].sum(axis=0, dtype=np.float64)
+        heard = None
+        if recordings is not None:
+            ordered = recordings[order].tolist()
+            heard = [set(ordered[start:stop]) for start, stop in pairwise(starts)]
+        return cls(sums, sizes.astype(float), heard)
 
 
 def average_linkage(
-    vectors: np.ndarray,
-    recordings: np.ndarray | None,
-    first: np.ndarray,
-    second: np.ndarray,
-    threshold: float,
+    groups: Groups, first: np.ndarray, second: np.ndarray, threshold: float
 ) -> np.ndarray:
     """Merge the two groups with the highest mean cosine until it falls below the threshold.
 
@@ -119,28 +176,26 @@ def average_linkage(
 
     Parameters
     ----------
-    vectors : (num_voices, dimension) float32
-    recordings : (num_voices,) int64 or None
+    groups : Groups
+        Changed.
     first, second : (num_pairs,) int64
-        Pairs that may be merged at first.
+        Pairs of groups that may be merged at first.
+    threshold : float
 
     Returns
     -------
-    groups : (num_voices,) int64
-        The first voice of each voice's group.
+    merged : (num_groups,) int64
+        The smallest group that each has become one with.
     """
-    sums = vectors.astype(np.float64)
-    sizes = np.ones(len(vectors))
-    groups = np.arange(len(vectors))
-    ages = [0] * len(vectors)
-    near: list[set[int]] = [set() for _ in range(len(vectors))]
-    heard = [set() if recordings is None else {recordings[n]} for n in range(len(vectors))]
+    sums, sizes, heard = groups.sums, groups.sizes, groups.heard
+    merged = np.arange(len(sizes))
+    ages = [0] * len(sizes)
+    near: list[set[int]] = [set() for _ in range(len(sizes))]
     heap: list[tuple[float, int, int, int, int]] = []
 
-    def link(a: int, others: list[int]) -> None:
-        others = sorted(b for b in others if heard[a].isdisjoint(heard[b]))
+    def link(a: int, others: Iterable[int]) -> None:
+        others = sorted(b for b in others if heard is None or heard[a].isdisjoint(heard[b]))
         scores = sums[others] @ sums[a] / (sizes[others] * sizes[a])
-        near[a] = set()
         for b, score in zip(others, scores.tolist(), strict=True):
             if score >= threshold:
                 near[a].add(b)
@@ -149,26 +204,26 @@ def average_linkage(
                 heapq.heappush(heap, (-score, low, high, ages[low], ages[high]))
 
     for a, others in _by_first(first, second):
-        before = near[a]
         link(a, others)
-        near[a] |= before
     while heap:
         _, a, b, age_a, age_b = heapq.heappop(heap)
         if (age_a, age_b) != (ages[a], ages[b]):
             continue
         sums[a] += sums[b]
         sizes[a] += sizes[b]
-        heard[a] |= heard[b]
-        groups[b] = a
+        if heard is not None:
+            heard[a] |= heard[b]
+        merged[b] = a
         ages[a] += 1
         ages[b] = -1
         around = (near[a] | near[b]) - {a, b}
+        near[a] = set()
         for other in around:
             near[other] -= {a, b}
-        link(a, list(around))
-    for n in range(len(groups)):  # a group's number is its smallest voice, so it is resolved
-        groups[n] = groups[groups[n]]
-    return groups
+        link(a, around)
+    for n in range(len(merged)):  # what a group became one with is smaller: resolved before it
+        merged[n] = merged[merged[n]]
+    return merged
 
 
 def _by_first(first: np.ndarray, second: np.ndarray):
