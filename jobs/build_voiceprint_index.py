@@ -9,7 +9,7 @@ import argparse
 from raydiar.corpus.folder import Folder
 from raydiar.errors import RaydiarError
 from raydiar.voiceprints import builder
-from raydiar.voiceprints.generation import CURRENT
+from raydiar.voiceprints.generation import CURRENT, KINDS
 from raydiar.voiceprints.segment_writer import Layout
 
 
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--index", required=True, help="folder or URI of the index")
     parser.add_argument("--column", action="append", default=[], help="carried, to filter on")
     parser.add_argument("--min-seconds", type=float, default=builder.MIN_SECONDS)
-    parser.add_argument("--kind", default="auto", help="auto, exact, ivf-rabitq or ivf-sq8")
+    parser.add_argument("--kind", default="auto", help=f"auto, {', '.join(KINDS)}")
     arguments = parser.parse_args()
     try:
         layout = Layout(kind=arguments.kind)

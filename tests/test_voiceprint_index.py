@@ -151,8 +151,8 @@ def test_growing_indexes_fold_their_small_segments(index, tmp_path):
     opened = VoiceprintIndex.open(index)
     assert len(opened) == 320
     assert len(opened.segments) < 10
-    assert {s.entry.kind for s in opened.segments} == {"exact", "ivf-rabitq"}
-    assert any("ivf-rabitq: 260 voiceprints, more than 250" in line for line in lines)
+    assert {s.entry.kind for s in opened.segments} == {"exact", "pq-fastscan"}
+    assert any("pq-fastscan: 260 voiceprints, more than 250" in line for line in lines)
     assert seen(index).keys() >= expected.keys()
     for (recording, speaker), vector in expected.items():
         close = opened.vectors([opened.id_of(recording, speaker)])[0] @ np.frombuffer(vector, "f4")
@@ -167,7 +167,7 @@ def many(tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp("many") / "out", recordings), voices
 
 
-@pytest.mark.parametrize("kind", ["ivf-rabitq", "ivf-sq8"])
+@pytest.mark.parametrize("kind", ["pq-fastscan", "ivf-rabitq", "ivf-sq8"])
 def test_approximate_search_finds_what_exact_search_finds(kind, many, tmp_path):
     folder, voices = many
     uri = str(tmp_path / "index")
@@ -177,7 +177,7 @@ def test_approximate_search_finds_what_exact_search_finds(kind, many, tmp_path):
     scores, exact = index.neighbors(queries, exact=True)
     found_scores, found = index.neighbors(queries)
     recall = np.mean([np.isin(a, b).mean() for a, b in zip(exact, found, strict=True)])
-    assert recall > (0.97 if kind == "ivf-rabitq" else 0.95)
+    assert recall > {"pq-fastscan": 0.995, "ivf-rabitq": 0.97, "ivf-sq8": 0.95}[kind]
     same = np.mean(np.isclose(scores, found_scores, atol=0.01))
     assert same > 0.95, "scores come from the rows, not from the codes"
     assert index.info()["bytes a vector"] < 250
@@ -188,7 +188,22 @@ def test_approximate_search_finds_what_exact_search_finds(kind, many, tmp_path):
     assert pc.max(found).as_py() < "recording-4500"
 
 
-@pytest.mark.parametrize("kind", ["exact", "ivf-rabitq", "ivf-sq8"])
+def test_a_filter_that_leaves_out_what_is_alike_hides_nothing(many, tmp_path):
+    """A scan proposes the most similar rows; if none is allowed, all others are compared."""
+    folder, voices = many
+    uri = str(tmp_path / "index")
+    builder.build(uri, [folder], layout=Layout(kind="pq-fastscan", candidates=10))
+    index = VoiceprintIndex.open(uri)
+    query = voices.say(np.array([7]))
+    _, nearest = index.neighbors(query, 400, exact=True)
+    recordings = index.columns(nearest[0], ["recording_id"])["recording_id"].unique()
+    others = ~pc.field("recording_id").isin(recordings)
+    expected = index.neighbors(query, 10, where=others, exact=True)
+    found = index.neighbors(query, 10, where=others)
+    assert np.array_equal(found[1], expected[1])
+
+
+@pytest.mark.parametrize("kind", ["exact", "pq-fastscan", "ivf-rabitq", "ivf-sq8"])
 def test_a_voice_that_is_there_many_times_is_found_in_the_order_of_ids(kind, tmp_path):
     rng = np.random.default_rng(0)
     people = rng.permutation(np.repeat(np.arange(60), [300, 10] + [5] * 58))
@@ -356,19 +371,20 @@ def forged(index: str, suffix: str, data: bytes) -> None:
     current = json.loads(Path(index, "CURRENT").read_text())
     sha256 = hashlib.sha256(data).hexdigest()
     for segment in current["segments"]:
-        for name in ("ids", "vectors", "ivf", "deleted"):
+        for name in ("ids", "vectors", "codes", "deleted"):
             if segment[name] and segment[name]["sha256"] == path.stem:
                 segment[name] |= {"sha256": sha256, "num_bytes": len(data)}
     path.with_stem(sha256).write_bytes(data)
     Path(index, "CURRENT").write_text(json.dumps(current))
 
 
-def test_a_forged_index_is_an_error_and_runs_no_code(corpus, tmp_path):
+@pytest.mark.parametrize("kind", ["pq-fastscan", "ivf-rabitq"])
+def test_a_forged_index_is_an_error_and_runs_no_code(corpus, tmp_path, kind):
     good = str(tmp_path / "good")
-    builder.build(good, [corpus[0]], layout=Layout(kind="ivf-rabitq"))
+    builder.build(good, [corpus[0]], layout=Layout(kind=kind))
     small = str(tmp_path / "small")
     few, _ = conversations(VOICES, 40)
-    builder.build(small, [write_dataset(tmp_path / "few", few)], layout=Layout(kind="ivf-rabitq"))
+    builder.build(small, [write_dataset(tmp_path / "few", few)], layout=Layout(kind=kind))
     marker = tmp_path / "ran"
     pickled = b"cos\nsystem\n(S'touch " + str(marker).encode() + b"'\ntR."
     for suffix in (".int8", ".faiss", ".parquet"):

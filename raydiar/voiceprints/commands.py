@@ -39,7 +39,9 @@ def build(
     min_seconds: Annotated[
         float | None, typer.Option(help="Mark voiceprints of less speech as too short.")
     ] = None,
-    kind: Annotated[str, typer.Option(help="auto, exact, ivf-rabitq or ivf-sq8.")] = "auto",
+    kind: Annotated[
+        str, typer.Option(help="auto, exact, pq-fastscan, ivf-rabitq or ivf-sq8.")
+    ] = "auto",
     exact_limit: Annotated[
         int | None, typer.Option(help="auto compares with all voiceprints up to this number.")
     ] = None,

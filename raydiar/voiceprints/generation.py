@@ -24,7 +24,7 @@ from raydiar.errors import VoiceprintIndexConflict, VoiceprintIndexError, Weight
 CURRENT = "CURRENT"
 FILES = "files"
 FORMAT = 1
-KINDS = ("exact", "ivf-rabitq", "ivf-sq8")
+KINDS = ("exact", "pq-fastscan", "ivf-rabitq", "ivf-sq8")
 _ADVICE = "Copy the index again, or rebuild it from its diarization datasets."
 _SUFFIXES = ("f32", "int8", "faiss", "parquet", "deleted")
 
@@ -103,27 +103,28 @@ class SegmentEntry:
     Attributes
     ----------
     kind : str
-        "exact", "ivf-rabitq" or "ivf-sq8".
+        One of `KINDS`.
     num_rows : int
         Deleted ones included.
     ids : StoredFile
         Parquet, one row per voiceprint.
     vectors : StoredFile or None
-        Rows as float32 or int8; None where the lists of `ivf` hold them.
-    ivf : StoredFile or None
+        Rows as float32 or int8; None where `codes` hold them.
+    codes : StoredFile or None
+        FAISS index of a segment that is not compared with row by row.
     deleted : StoredFile or None
         Tombstones: sorted int64 row numbers.
     num_deleted : int
     probes, candidates : int
-        Lists visited by a query, and rows per query whose scores are then computed from
-        `vectors`.
+        Inverted lists visited by a query, and rows per query whose scores are then computed
+        from `vectors`.
     """
 
     kind: str
     num_rows: int
     ids: StoredFile
     vectors: StoredFile | None = None
-    ivf: StoredFile | None = None
+    codes: StoredFile | None = None
     deleted: StoredFile | None = None
     num_deleted: int = 0
     probes: int = 0
@@ -131,7 +132,7 @@ class SegmentEntry:
 
     @property
     def files(self) -> list[StoredFile]:
-        return [f for f in (self.ids, self.vectors, self.ivf, self.deleted) if f is not None]
+        return [f for f in (self.ids, self.vectors, self.codes, self.deleted) if f is not None]
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,7 @@ class Generation:
 def _segment(entry: dict) -> SegmentEntry:
     files = {
         name: StoredFile(**entry[name]) if entry[name] is not None else None
-        for name in ("ids", "vectors", "ivf", "deleted")
+        for name in ("ids", "vectors", "codes", "deleted")
     }
     segment = SegmentEntry(**{**entry, **files})
     numbers = (segment.num_rows, segment.num_deleted, segment.probes, segment.candidates)
@@ -215,7 +216,7 @@ def _segment(entry: dict) -> SegmentEntry:
         raise ValueError(f"no such segment: {segment.kind!r} with {numbers}")
     if segment.ids is None or (segment.vectors is None) == (segment.kind != "ivf-sq8"):
         raise ValueError(f"a segment of kind {segment.kind!r} lacks a file")
-    if (segment.ivf is None) != (segment.kind == "exact"):
+    if (segment.codes is None) != (segment.kind == "exact"):
         raise ValueError(f"a segment of kind {segment.kind!r} lacks a file")
     return segment
 

@@ -83,7 +83,7 @@ class SearchableIndex(ABC):
             Compare with every voiceprint. By default where FAISS sees a GPU and there are many
             queries; segments of kind "exact" always do.
         probes, candidates : int, optional
-            Inverted lists visited, and rows scored, per query and IVF segment.
+            Inverted lists visited, and rows scored, per query and segment.
 
         Returns
         -------
@@ -265,7 +265,7 @@ class SearchableIndex(ABC):
         """Sizes and contents, as `raydiar voiceprint info` prints them."""
         entries = self.entries
         num_bytes = sum(
-            file.num_bytes for entry in entries for file in (entry.vectors, entry.ivf) if file
+            file.num_bytes for entry in entries for file in (entry.vectors, entry.codes) if file
         )
         num_rows = sum(entry.num_rows for entry in entries)
         return {

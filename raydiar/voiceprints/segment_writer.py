@@ -7,7 +7,6 @@ dimensions, about 10 ms a query for 100,000 of them. Above, 1-bit RaBitQ codes i
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,10 +20,9 @@ import pyarrow.parquet as pq
 
 from raydiar.corpus.folder import TEMPORARY, Folder
 from raydiar.errors import ConfigError
+from raydiar.voiceprints.codes import CANDIDATES, SCANNED, default_probes, make_codes
 from raydiar.voiceprints.generation import KINDS, SegmentEntry, StoredFile
 from raydiar.voiceprints.segments import BLOCK
-
-_POINTS_PER_LIST = 64  # to train on; FAISS asks for at least 39
 
 
 @dataclass(frozen=True)
@@ -34,17 +32,17 @@ class Layout:
     Attributes
     ----------
     kind : str
-        "exact", "ivf-rabitq", "ivf-sq8", or "auto": exact up to `exact_limit` rows, RaBitQ
-        above.
+        "exact", "pq-fastscan", "ivf-rabitq", "ivf-sq8", or "auto": exact up to `exact_limit`
+        rows, pq-fastscan above.
     exact_limit : int
     segment_rows : int
         Rows of a segment at most: 1 GB of memory and disk while it is made.
     num_lists : int, optional
         Of an IVF segment; by default about twice the square root of its rows, a power of two.
     probes, candidates : int, optional
-        See `SegmentEntry`. By default 35 % of the lists, and 2,000 candidates: what it takes to
-        find 99 of 100 neighbours among voices, which fill many dimensions. For the same person's
-        other voiceprints, a third of that is enough.
+        See `SegmentEntry`. By default what it takes to find 99 of 100 neighbours among voices:
+        300 candidates of pq-fastscan; of ivf-rabitq 2,000 and 35 % of the lists, for voices fill
+        many dimensions.
     """
 
     kind: str = "auto"
@@ -68,7 +66,7 @@ class Layout:
             return self.kind, "as asked"
         if num_rows <= self.exact_limit:
             return "exact", f"{num_rows:,} voiceprints, up to {self.exact_limit:,} are compared all"
-        return "ivf-rabitq", f"{num_rows:,} voiceprints, more than {self.exact_limit:,}"
+        return SCANNED, f"{num_rows:,} voiceprints, more than {self.exact_limit:,}"
 
 
 @contextmanager
@@ -144,10 +142,10 @@ class SegmentWriter:
             vectors = StoredFile.store(self._folder, self._path, "f32")
             return SegmentEntry(kind, self.num_rows, stored, vectors)
         vectors = np.memmap(self._path, "<f4", "r", shape=(self.num_rows, self._dimension))
-        index = self._ivf(kind, vectors)
-        faiss.write_index(index, str(scratch / "ivf"))
+        index = make_codes(kind, vectors, self._layout.num_lists, self._report)
+        faiss.write_index(index, str(scratch / "codes"))
         rows = None
-        if kind == "ivf-rabitq":
+        if kind != "ivf-sq8":  # whose codes are rows of int8
             _write_int8(vectors, scratch / "rows")
             rows = StoredFile.store(self._folder, scratch / "rows", "int8")
         return SegmentEntry(
@@ -155,33 +153,10 @@ class SegmentWriter:
             self.num_rows,
             stored,
             rows,
-            StoredFile.store(self._folder, scratch / "ivf", "faiss"),
-            probes=self._layout.probes or math.ceil(0.35 * index.nlist),
-            candidates=self._layout.candidates or (2000 if kind == "ivf-rabitq" else 1),
+            StoredFile.store(self._folder, scratch / "codes", "faiss"),
+            probes=self._layout.probes or default_probes(index),
+            candidates=self._layout.candidates or CANDIDATES[kind],
         )
-
-    def _ivf(self, kind: str, vectors: np.ndarray):
-        num_rows, dimension = vectors.shape
-        number = self._layout.num_lists or 2 ** round(math.log2(2 * math.sqrt(num_rows)))
-        number = min(number, max(1, num_rows // 39))
-        self._report(f"training {number:,} lists for {num_rows:,} voiceprints")
-        chosen = np.random.default_rng(0).permutation(num_rows)[: number * _POINTS_PER_LIST]
-        sample = np.ascontiguousarray(vectors[np.sort(chosen)])
-        # Means, not unit vectors, as centroids: what is left of a voiceprint once its list's is
-        # taken away is a fifth shorter, and so is the error of its code.
-        clusters = faiss.Kmeans(dimension, number, niter=10, seed=0, gpu=faiss.get_num_gpus() > 0)
-        clusters.train(sample)
-        centroids = faiss.IndexFlatL2(dimension)
-        centroids.add(clusters.centroids)
-        if kind == "ivf-rabitq":
-            index = faiss.IndexIVFRaBitQ(centroids, dimension, number, faiss.METRIC_L2)
-        else:
-            code = faiss.ScalarQuantizer.QT_8bit
-            index = faiss.IndexIVFScalarQuantizer(centroids, dimension, number, code)
-        index.train(sample)
-        for start in range(0, num_rows, BLOCK):
-            index.add(np.ascontiguousarray(vectors[start : start + BLOCK]))
-        return index
 
 
 def _write_int8(vectors: np.ndarray, path: Path) -> None:

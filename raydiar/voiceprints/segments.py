@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from raydiar.corpus.folder import Folder
 from raydiar.errors import VoiceprintIndexError
+from raydiar.voiceprints.codes import SCANNED, propose, read_codes
 from raydiar.voiceprints.generation import ID_FIELDS, SegmentEntry
 
 BLOCK = 65536
@@ -88,7 +89,7 @@ class Segment:
         if len(ordered) and (ordered[0] < 0 or np.any(np.diff(ordered) == 0)):
             raise VoiceprintIndexError(f"{self._label} is damaged: ids are negative or not unique")
         self.alive = self._open_deleted(folder)
-        self._ivf = self._open_ivf(folder)
+        self._codes = self._open_codes(folder)
         self._rows, self._scales = self._open_vectors(folder)
 
     def __len__(self) -> int:
@@ -144,7 +145,7 @@ class Segment:
         if self._rows is None:
             rows = np.arange(len(self))[rows] if isinstance(rows, slice) else rows
             flat = np.ascontiguousarray(rows, np.int64).ravel()
-            found = unit_vectors(self._ivf.reconstruct_batch(flat))
+            found = unit_vectors(self._codes.reconstruct_batch(flat))
             return found.reshape(*rows.shape, self.dimension)
         if self._scales is None:
             return self._rows[rows]
@@ -193,10 +194,21 @@ class Segment:
         ids : (num_queries, k) int64
             -1 where there are fewer than k.
         """
-        if exact or self._ivf is None or allowed.sum() < _FEW:
+        if exact or self._codes is None or allowed.sum() < self._few:
             return self._scan(queries, k, allowed)
-        rows = self._propose(queries, k, allowed, probes, candidates)
-        return best(_cosines(queries, rows, self.vectors), self._ids_of(rows), k)
+        number = min(max(k, candidates or self.entry.candidates), len(self))
+        rows = propose(self._codes, queries, number, allowed, probes or self.entry.probes)
+        scores, ids = best(_cosines(queries, rows, self.vectors), self._ids_of(rows), k)
+        # where a filter leaves out just what is like the query, a scan proposes too little
+        poor = np.flatnonzero((rows >= 0).sum(axis=1) < min(number, allowed.sum()) / 2)
+        if len(poor) and self.entry.kind == SCANNED:
+            scores[poor], ids[poor] = self._scan(queries[poor], k, allowed)
+        return scores, ids
+
+    @property
+    def _few(self) -> int:
+        """Rows that are compared with all sooner than chosen from."""
+        return max(_FEW, len(self) // 50)
 
     def _scan(self, queries, k, allowed):
         scores = np.empty((len(queries), 0), np.float32)
@@ -206,17 +218,6 @@ class Segment:
             scores, ids = (np.hstack(pair) for pair in zip((scores, ids), found, strict=True))
             scores, ids = best(scores, ids, k)
         return best(scores, ids, k)
-
-    def _propose(self, queries, k, allowed, probes, candidates) -> np.ndarray:
-        """Rows to compare with each query, -1 where there are fewer: (num_queries, candidates)."""
-        selector = None
-        if not allowed.all():
-            selector = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
-        parameters = faiss.SearchParametersIVF(
-            sel=selector, nprobe=min(probes or self.entry.probes, self._ivf.nlist)
-        )
-        number = min(max(k, candidates or self.entry.candidates), len(self))
-        return self._ivf.search(queries, number, params=parameters)[1]
 
     def _ids_of(self, rows: np.ndarray) -> np.ndarray:
         return np.where(rows < 0, -1, self.ids[np.maximum(rows, 0)])
@@ -266,43 +267,11 @@ class Segment:
         scales = np.memmap(path, "<f4", "r", shape=shape[:1])
         return np.memmap(path, "i1", "r", offset=4 * len(self), shape=shape), scales
 
-    def _open_ivf(self, folder: Folder):
-        if self.entry.ivf is None:
+    def _open_codes(self, folder: Folder):
+        if self.entry.codes is None:
             return None
-        path = self.entry.ivf.local(folder)
-        try:
-            index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_READ_ONLY)
-        except (RuntimeError, MemoryError) as error:
-            line = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise VoiceprintIndexError(f"{path} is no FAISS index: {line}") from error
-        expected = {
-            "ivf-rabitq": faiss.IndexIVFRaBitQ,
-            "ivf-sq8": faiss.IndexIVFScalarQuantizer,
-        }[self.entry.kind]
-        if type(index) is not expected or (index.d, index.ntotal) != (self.dimension, len(self)):
-            raise VoiceprintIndexError(
-                f"{path} is damaged: it holds a {type(index).__name__} of {index.ntotal} vectors "
-                f"of dimension {index.d}"
-            )
-        _check_lists(index, path)
-        index.parallel_mode = 3  # over queries and lists: all cores serve a single query
-        if self.entry.vectors is None:
-            index.make_direct_map()
-        return index
-
-
-def _check_lists(index, path) -> None:
-    """The hash tells accident, not malice: every row must stand in the lists once."""
-    seen = np.zeros(index.ntotal, bool)
-    for number in range(index.nlist):
-        size = index.invlists.list_size(number)
-        if size:
-            rows = faiss.rev_swig_ptr(index.invlists.get_ids(number), size)
-            if rows.min() < 0 or rows.max() >= index.ntotal:
-                break
-            seen[rows] = True
-    if not seen.all():
-        raise VoiceprintIndexError(f"{path} is damaged: its lists do not hold every row once")
+        path = self.entry.codes.local(folder)
+        return read_codes(path, self.entry.kind, self.dimension, len(self))
 
 
 def has_gpu() -> bool:

@@ -365,7 +365,7 @@ def _num_nodes(num_cpus: float) -> int:
 def _num_bytes(entries: Iterable[SegmentEntry]) -> int:
     """Memory for segments: their vectors and lists, which are mapped, and what is known of rows."""
     return sum(
-        sum(file.num_bytes for file in (entry.vectors, entry.ivf) if file)
+        sum(file.num_bytes for file in (entry.vectors, entry.codes) if file)
         + _ROW_BYTES * entry.num_rows
         for entry in entries
     )
