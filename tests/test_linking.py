@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from voiceprint_corpus import Voices, conversations, diarized, write_dataset
 
+from raydiar.audio import decode
 from raydiar.errors import (
     ConfigError,
     VoiceprintIndexConflict,
@@ -17,6 +18,7 @@ from raydiar.errors import (
     VoiceprintNotFound,
 )
 from raydiar.evaluation.linking import linking_scores
+from raydiar.simulation import SimulationParameters, Simulator, plan_people, read_structures
 from raydiar.voiceprints import builder, identities
 from raydiar.voiceprints import mutual as module
 from raydiar.voiceprints.index import VoiceprintIndex
@@ -29,6 +31,7 @@ from raydiar.voiceprints.refinement import (
     cut_large,
     refine,
 )
+from raydiar.voiceprints.verification import default_calibration
 
 THRESHOLD = LinkingParameters(threshold=0.5)
 
@@ -439,6 +442,45 @@ def test_b_cubed_and_pairs_by_hand():
     assert heavy.b_cubed_precision == pytest.approx((3 * 3 / 4 + 1 / 4 + 1) / 5)
     with pytest.raises(ValueError, match="same voices"):
         linking_scores([], [])
+
+
+@pytest.mark.reference
+def test_real_voices_are_linked_across_simulated_conversations(shared, pipeline, tmp_path):
+    voices = {
+        folder.name: [decode(str(file)) for file in sorted(folder.glob("*.flac"))]
+        for folder in sorted((shared / "audio" / "librispeech").iterdir())
+        if len(list(folder.glob("*.flac"))) > 1
+    }
+    structures = read_structures(sorted((shared / "labels" / "voxconverse-dev").glob("*.rttm")))
+    noises = [decode(str(next((shared / "noise" / "background").iterdir())))]
+    drawn = SimulationParameters(duration=(25.0, 30.0), speakers=(2, 3), min_speech=4.0)
+    simulator = Simulator(voices, structures, noises=noises, parameters=drawn)
+    made = [
+        simulator.simulate(seed, people, uri=f"conversation-{seed}")
+        for seed, people in enumerate(plan_people(list(voices), 6, (2, 3)))
+    ]
+    heard = [
+        pipeline({"uri": c.uri, "waveform": c.samples[None] / 32768, "sample_rate": 16000})
+        for c in made
+    ]
+    description = pipeline.describe()
+    folder = write_dataset(tmp_path / "dataset", heard, pipeline=description)
+    builder.build(str(tmp_path / "index"), [folder])
+    calibration = default_calibration(description["embedding"], description["embedding_mode"])
+    linking = link(VoiceprintIndex.open(str(tmp_path / "index")), calibration)
+    rows = linking.identities.to_pylist()
+    people = []
+    for row in rows:
+        number = int(row["recording_id"][-1])
+        spoken = heard[number].speaker_diarization.label_timeline(row["speaker"])
+        label = made[number].diarization.speaker_diarization
+        # voiceprints are made of speech without overlap
+        people.append(label.argmax(spoken.extrude(label.get_overlap())))
+    scores = linking_scores([row["identity"] for row in rows], people)
+    assert scores.num_true == 5
+    assert len(rows) >= 12
+    assert scores.pairwise_precision > 0.9
+    assert scores.b_cubed_f > 0.9
 
 
 # -- commands ----------------------------------------------------------------------------------

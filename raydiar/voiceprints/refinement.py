@@ -19,6 +19,7 @@ from scipy.sparse.csgraph import connected_components
 
 from raydiar.voiceprints.mutual import Mutual
 
+_CLOSER = 0.1  # in mean cosine, than any group that a voice may join: then it joins none
 _DENSE = 256  # voices of a component up to which all pairs are looked at, linked or not
 
 
@@ -174,6 +175,9 @@ def average_linkage(
     n² is needed. Groups that no pair links are not merged; average linkage never brings two
     groups closer than their parts were, so that a pair once dropped stays so.
 
+    A group that may not join the one it is by far closest to, because of a recording that both
+    are heard in, joins no other: it is most often a voice that diarization took for two.
+
     Parameters
     ----------
     groups : Groups
@@ -191,23 +195,29 @@ def average_linkage(
     merged = np.arange(len(sizes))
     ages = [0] * len(sizes)
     near: list[set[int]] = [set() for _ in range(len(sizes))]
+    barred: list[dict[int, float]] = [{} for _ in range(len(sizes))]
     heap: list[tuple[float, int, int, int, int]] = []
 
     def link(a: int, others: Iterable[int]) -> None:
-        others = sorted(b for b in others if heard is None or heard[a].isdisjoint(heard[b]))
+        others = sorted(others)
         scores = sums[others] @ sums[a] / (sizes[others] * sizes[a])
         for b, score in zip(others, scores.tolist(), strict=True):
             if score >= threshold:
                 near[a].add(b)
                 near[b].add(a)
-                low, high = min(a, b), max(a, b)
-                heapq.heappush(heap, (-score, low, high, ages[low], ages[high]))
+                if heard is None or heard[a].isdisjoint(heard[b]):
+                    low, high = min(a, b), max(a, b)
+                    heapq.heappush(heap, (-score, low, high, ages[low], ages[high]))
+                else:
+                    barred[a][b] = barred[b][a] = score
 
     for a, others in _by_first(first, second):
         link(a, others)
     while heap:
-        _, a, b, age_a, age_b = heapq.heappop(heap)
+        score, a, b, age_a, age_b = heapq.heappop(heap)
         if (age_a, age_b) != (ages[a], ages[b]):
+            continue
+        if -score < max([*barred[a].values(), *barred[b].values()], default=-1) - _CLOSER:
             continue
         sums[a] += sums[b]
         sizes[a] += sizes[b]
@@ -220,6 +230,9 @@ def average_linkage(
         near[a] = set()
         for other in around:
             near[other] -= {a, b}
+            barred[other].pop(a, None)
+            barred[other].pop(b, None)
+        barred[a].clear()
         link(a, around)
     for n in range(len(merged)):  # what a group became one with is smaller: resolved before it
         merged[n] = merged[merged[n]]
