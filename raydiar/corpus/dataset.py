@@ -186,20 +186,13 @@ def to_diarization(row: dict) -> Diarization:
 def publish_rows(output: Folder, run: str, status: str, rows: pa.Table) -> str:
     """Publish rows of one status as one file; returns its name."""
     name = f"{status}-{run}-{task_of(rows.column('recording_id').to_pylist())}.parquet"
-    output.publish(name, to_parquet(rows))
+    output.publish_table(name, rows)
     return name
 
 
 def task_of(recording_ids: Sequence[str]) -> str:
     """Name of a write task, from what it writes: one that is run twice publishes one file."""
     return blake2b(np.sort(hash_ids(recording_ids)).tobytes(), digest_size=8).hexdigest()
-
-
-def to_parquet(table: pa.Table) -> bytes:
-    """A Parquet file in memory, to be published whole."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue().to_pybytes()
 
 
 # -- reading -----------------------------------------------------------------------------------
@@ -228,7 +221,7 @@ def read_schema(output: Folder) -> pa.Schema | None:
 
 
 def write_schema(output: Folder, schema: pa.Schema) -> None:
-    output.publish(SCHEMA_FILE, to_parquet(schema.empty_table()))
+    output.publish_table(SCHEMA_FILE, schema.empty_table())
 
 
 def pipeline_of(schema: pa.Schema) -> dict | None:

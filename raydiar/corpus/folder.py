@@ -18,6 +18,8 @@ from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from filelock import FileLock
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
@@ -33,6 +35,13 @@ _CONDITION_FAILED = (409, 412)
 
 class FolderConflict(Exception):
     """Another writer replaced a file first."""
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    """A Parquet file in memory, to be published whole."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue().to_pybytes()
 
 
 @dataclass(frozen=True)
@@ -103,6 +112,10 @@ class Folder:
             if os.path.exists(temporary):
                 os.unlink(temporary)
             raise
+
+    def publish_table(self, name: str, table: pa.Table) -> None:
+        """Make a Parquet file appear whole, in place of an older one of that name."""
+        self.publish(name, to_parquet(table))
 
     def create(self, name: str, data: bytes) -> None:
         """Make a file unless it exists.

@@ -70,7 +70,7 @@ def prepare(kept: Folder, recording: pa.Schema, weights: LocalPipeline) -> pa.Sc
         metadata={_MADE_BY: json.dumps(made_by(weights), sort_keys=True)},
     )
     if not kept.exists(_SCHEMA_FILE):
-        kept.publish(_SCHEMA_FILE, dataset.to_parquet(schema.empty_table()))
+        kept.publish_table(_SCHEMA_FILE, schema.empty_table())
     found = read_schema(kept)
     check_made_by(kept, found, weights)
     if found != schema:
@@ -122,7 +122,7 @@ class Keep:
         if len(ids):
             table = pa.table([ids, recordings, local.filter(found)], schema=self.schema)
             task = dataset.task_of(ids.to_pylist())
-            self.kept.publish(f"local-{self.run}-{task}.parquet", dataset.to_parquet(table))
+            self.kept.publish_table(f"local-{self.run}-{task}.parquet", table)
         return pack
 
 
@@ -153,7 +153,7 @@ def write_plan(kept: Folder, done: np.ndarray, output: Folder, run: str) -> Pack
     for first in range(0, len(plan), _FILES):
         table = pa.Table.from_pylist(plan[first : first + _FILES])
         name = f"{pack_folder(run)}/kept/{first // _FILES:06d}.parquet"
-        output.publish(name, dataset.to_parquet(table))
+        output.publish_table(name, table)
     return PackPlan(
         folder=pack_folder(run),
         num_recordings=int(wanted.sum()),

@@ -15,7 +15,6 @@ from pathlib import PurePosixPath
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raydiar.corpus.dataset import is_done
 from raydiar.corpus.folder import PRIVATE, Folder
@@ -228,10 +227,7 @@ class _PackWriter:
     def flush(self) -> None:
         if not self._packs:
             return
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(self._packs, self.schema), sink)
-        self.output.publish(
-            f"{self.folder}/{self._num_files:06d}.parquet", sink.getvalue().to_pybytes()
-        )
+        name = f"{self.folder}/{self._num_files:06d}.parquet"
+        self.output.publish_table(name, pa.Table.from_pylist(self._packs, self.schema))
         self._packs, self._num_recordings = [], 0
         self._num_files += 1

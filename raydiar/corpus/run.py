@@ -6,32 +6,37 @@ and one that has nothing left to do never starts Ray.
 
 from __future__ import annotations
 
-import os
-import secrets
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
 
 from raydiar.clustering import PLDA
 from raydiar.corpus import dataset
+from raydiar.corpus.bookkeeping import (
+    agreed_schema,
+    finish,
+    folder_of,
+    locked,
+    new_run,
+    recorded,
+    scratch,
+)
 from raydiar.corpus.failures import MACHINE, blame
-from raydiar.corpus.folder import PRIVATE, TEMPORARY, Folder
+from raydiar.corpus.folder import PRIVATE, Folder
 from raydiar.corpus.kept import Keep, ReadKept, check_made_by, prepare, read_schema, write_plan
-from raydiar.corpus.lock import OutputLock, check_lock
 from raydiar.corpus.manifest import RECORDING_FIELDS, read_manifest
-from raydiar.corpus.packs import PACKS, PackPlan, pack_folder, write_packs
+from raydiar.corpus.packs import PackPlan, write_packs
 from raydiar.corpus.progress import FailureLimit, RunSummary
-from raydiar.corpus.record import versions, write_record
+from raydiar.corpus.record import versions
 from raydiar.corpus.reporting import Reporter, print_line
 from raydiar.corpus.shard_record import ShardLog, ShardRecord
 from raydiar.corpus.sources import write_manifest
 from raydiar.corpus.stages import Decode, Resolve, Write
-from raydiar.errors import ConfigError, JobFailed, ManifestError, OutputError, RaydiarError
+from raydiar.errors import ConfigError, ManifestError
 from raydiar.isolation import IsolatedDecoder
 from raydiar.pipelines.config import LocalPipeline, PipelineConfig
 from raydiar.pipelines.config_file import load_config
@@ -104,21 +109,21 @@ def diarize_corpus(
         raise ManifestError("give either a manifest (--manifest) or a source of audio (--input)")
     if retry_errors not in (None, "retryable", "all"):
         raise ConfigError(f"retry_errors must be retryable or all, not {retry_errors!r}")
-    folder = _folder(output)
+    folder = folder_of(output)
     listing = f"{folder.uri.rstrip('/')}/{LISTING}"
-    summary = RunSummary(_new_run(), manifest or listing, folder.uri, versions=versions())
+    summary = RunSummary(new_run(), manifest or listing, folder.uri, versions=versions())
     recordings = None if manifest is None else read_manifest(manifest, count_channels)
     if not isinstance(pipeline, PipelineConfig):
         pipeline = load_config(pipeline, token=token)
     weights = pipeline.localize(token)
-    with _locked(folder, summary.run):
+    with locked(folder, summary.run):
         if recordings is None:
             write_manifest(source, listing, without=folder.uri)
             recordings = read_manifest(listing, count_channels)
-        schema = _agreed_schema(folder, recordings.carried, weights, reprocess)
+        schema = agreed_schema(folder, recordings.carried, weights, reprocess)
         keep = None
         if keep_local is not None:
-            kept = _folder(keep_local)
+            kept = folder_of(keep_local)
             keep = Keep(kept, summary.run, prepare(kept, recordings.schema, weights))
         before = dataset.Inventory.read(folder)
         done = before.done
@@ -128,16 +133,16 @@ def diarize_corpus(
         shards = ShardLog(folder, summary.run, ShardRecord.load(folder))
         # which members of shards failed shows only in the shards
         read = ShardRecord() if retry_errors == "all" else shards.record
-        with _scratch(folder, summary.run):
+        with scratch(folder, summary.run):
             plan = write_packs(recordings, done, folder, summary.run, read)
-            with _recorded(folder, summary, plan, before, schema) as record:
+            with recorded(folder, summary, plan, before, schema) as record:
                 if plan.num_recordings or plan.num_shards:
                     job = _Job(folder, summary.run, plan, weights, schema, done, shards)
                     decode = Decode(time_limit=decode_time_limit)
                     with Reporter(summary, record, report):
                         say = report or print_line
                         _process(job, decode, keep, summary, device, num_actors, max_failures, say)
-                _finish(folder, summary.run, before, plan, shards)
+                finish(folder, summary.run, before, plan, shards)
     return summary
 
 
@@ -167,8 +172,8 @@ def resolve_corpus(
         Also if there are no LocalSpeakers, or they are of another pipeline.
     ConfigError, WeightsNotFound, CheckpointError, JobFailed
     """
-    source, folder = _folder(kept), _folder(output)
-    summary = RunSummary(_new_run(), source.uri, folder.uri, versions=versions())
+    source, folder = folder_of(kept), folder_of(output)
+    summary = RunSummary(new_run(), source.uri, folder.uri, versions=versions())
     kept_schema = read_schema(source)
     if not isinstance(pipeline, PipelineConfig):
         pipeline = load_config(pipeline, token=token)
@@ -176,17 +181,17 @@ def resolve_corpus(
     check_made_by(source, kept_schema, weights)
     recording = kept_schema.field("recording").type
     carried = pa.schema([f for f in recording if f.name not in RECORDING_FIELDS.names])
-    with _locked(folder, summary.run):
-        schema = _agreed_schema(folder, carried, weights)
+    with locked(folder, summary.run):
+        schema = agreed_schema(folder, carried, weights)
         before = dataset.Inventory.read(folder)
-        with _scratch(folder, summary.run):
+        with scratch(folder, summary.run):
             plan = write_plan(source, before.done, folder, summary.run)
-            with _recorded(folder, summary, plan, before, schema) as record:
+            with recorded(folder, summary, plan, before, schema) as record:
                 if plan.num_recordings:
                     job = _Job(folder, summary.run, plan, weights, schema)
                     with Reporter(summary, record, report):
                         _resolve(job, ReadKept(source), summary, max_failures)
-                _finish(folder, summary.run, before, plan)
+                finish(folder, summary.run, before, plan)
     return summary
 
 
@@ -291,135 +296,3 @@ def _count(graph, summary: RunSummary, max_failures: int, shards: ShardLog | Non
                 shards.add(receipt)
                 summary.num_shards_read = shards.num_read
             limit.add(receipt)
-
-
-def _folder(uri: str) -> Folder:
-    return Folder(uri if "://" in uri else os.path.abspath(uri))
-
-
-def _new_run() -> str:
-    # sorts by time, so that of two rows of a recording the older is kept
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
-
-
-@contextmanager
-def _locked(folder: Folder, run: str) -> Iterator[None]:
-    try:
-        with OutputLock(folder, run):
-            yield
-    except OSError as error:
-        if isinstance(error, RaydiarError):
-            raise
-        raise OutputError(f"{folder.uri} cannot be used as output: {error}") from error
-
-
-@contextmanager
-def _scratch(folder: Folder, run: str) -> Iterator[None]:
-    """Leave nothing behind that only this run needed, or that killed ones left."""
-    try:
-        yield
-    finally:
-        folder.delete(pack_folder(run))
-    for leftover in (PACKS, TEMPORARY):
-        folder.delete(leftover)
-
-
-@contextmanager
-def _recorded(
-    folder: Folder,
-    summary: RunSummary,
-    plan: PackPlan,
-    before: dataset.Inventory,
-    schema: pa.Schema,
-) -> Iterator[Callable[[], None]]:
-    """Keep the record of a run up to date; one that finds nothing to do leaves none.
-
-    Gives a function that writes it once more.
-    """
-    summary.num_recordings = plan.num_recordings + plan.num_done
-    summary.num_done_before = plan.num_done
-    summary.num_shards = plan.num_shards
-    done_again = dataset.is_done(plan.hashes, before.done).sum()
-    summary.num_rows_before = len(before.done) - int(done_again)
-    summary.planned_seconds, summary.planned_exactly = plan.seconds, plan.exact
-
-    def write() -> None:
-        summary.tick()
-        if summary.num_shards or summary.num_recordings > summary.num_done_before:
-            write_record(folder, summary, dataset.pipeline_of(schema))
-
-    write()
-    try:
-        yield write
-    except BaseException:
-        summary.state = "stopped"
-        with suppress(OSError):  # what stopped the run may be that nothing can be written
-            write()
-        raise
-    summary.state = "done"
-    write()
-
-
-def _agreed_schema(
-    folder: Folder, carried: pa.Schema, weights: LocalPipeline, reprocess: bool = False
-) -> pa.Schema:
-    """Schema of the output, which its first run fixes.
-
-    Raises
-    ------
-    OutputError
-        If the output was made by another pipeline, or cannot take a carried column.
-    """
-    pipeline = weights.describe()
-    schema = dataset.read_schema(folder)
-    if reprocess and schema and dataset.pipeline_of(schema)["fingerprint"] != weights.fingerprint:
-        dataset.delete_rows(folder)
-        schema = None
-    if schema is None:
-        schema = dataset.dataset_schema(weights.dimension, carried, pipeline)
-        dataset.write_schema(folder, schema)
-        return schema
-    made_by = dataset.pipeline_of(schema)
-    if made_by["fingerprint"] != pipeline["fingerprint"]:
-        changed = [key for key in made_by if made_by[key] != pipeline[key] and key != "fingerprint"]
-        raise OutputError(
-            f"{folder.uri} was made by another pipeline (fingerprint {made_by['fingerprint']}, "
-            f"now {pipeline['fingerprint']}; different: {', '.join(changed) or 'numerics'}). "
-            "Choose another output, or delete its rows and do them again with --reprocess."
-        )
-    for column in carried:
-        if column.name not in schema.names:
-            raise OutputError(
-                f"{folder.uri} was made without the column {column.name!r} that the manifest "
-                "carries. Leave it out, or choose another output."
-            )
-        if schema.field(column.name).type != column.type:
-            raise OutputError(
-                f"{folder.uri} holds the column {column.name!r} as "
-                f"{schema.field(column.name).type}, the manifest as {column.type}. "
-                "Convert it, or choose another output."
-            )
-    return schema
-
-
-def _finish(
-    folder: Folder,
-    run: str,
-    before: dataset.Inventory,
-    plan: PackPlan,
-    shards: ShardLog | None = None,
-) -> None:
-    """Leave exactly one row a recording, to any reader."""
-    after = dataset.Inventory.read(folder, known=before)
-    written = after.of_run(run)
-    planned = dataset.is_done(written, plan.hashes)
-    missing = len(plan.hashes) - np.sum(planned)
-    if shards is not None:
-        if shards.num_read < plan.num_shards:
-            unread = plan.num_shards - shards.num_read
-            raise JobFailed(f"{unread} shards were not read to their end; run the job again")
-        missing += shards.num_rows - np.sum(~planned)
-    if missing:
-        raise JobFailed(f"{missing} recordings were left without a row; run the job again")
-    check_lock(folder, run)
-    dataset.remove_overruled(folder, run, after)

@@ -64,9 +64,7 @@ class ShardRecord:
             "num_recordings": [number for number, _ in self.shards.values()],
             "whole": [whole for _, whole in self.shards.values()],
         }
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.table(columns, schema=_SCHEMA), sink)
-        output.publish(SHARDS_FILE, sink.getvalue().to_pybytes())
+        output.publish_table(SHARDS_FILE, pa.table(columns, schema=_SCHEMA))
 
     @cached_property
     def whole(self) -> np.ndarray:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import compute as pc
 
-from raydiar.corpus.folder import Folder, FolderConflict
+from raydiar.corpus.folder import Folder, FolderConflict, to_parquet
 from raydiar.errors import VoiceprintIndexConflict, VoiceprintIndexError
 
 FILE = "identities.parquet"
@@ -138,9 +138,9 @@ def publish(
     run = 0 if previous is None else int(previous.schema.metadata[_RUN]) + 1
     if now == version and previous is not None:
         # named by the run it leads to: a writer that dies here is overwritten by the next
-        folder.publish(f"changes-{run}.parquet", _parquet(changes))
+        folder.publish_table(f"changes-{run}.parquet", changes)
     metadata = {_NEXT: str(next_identity).encode(), _RUN: str(run).encode()}
-    data = _parquet(identities.replace_schema_metadata(metadata))
+    data = to_parquet(identities.replace_schema_metadata(metadata))
     try:
         folder.replace(FILE, data, version)
     except FolderConflict:
@@ -171,9 +171,3 @@ def _next_identity(table: pa.Table) -> int:
     if len(table) and given <= pc.max(table["identity"]).as_py():
         raise ValueError("it gives numbers twice")
     return given
-
-
-def _parquet(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue().to_pybytes()
