@@ -1,8 +1,8 @@
 """The server under load from another process, on loopback: at capacity, and at four times that.
 
-Clips of 5 to 40 s in random order, each a `POST /v1/diarize/sync`. First as many clients as keep the
-server busy; then four times as many, of a queue that holds few. The engine in one process on the
-same clips and as many threads is what the server is compared with.
+Clips of 5 to 40 s in random order, each a `POST /v1/diarize/sync`. First as many clients as keep
+the server busy; then four times as many, of a queue that holds few. The engine in one process on
+the same clips and as many threads is what the server is compared with.
 """
 
 from __future__ import annotations
