@@ -70,6 +70,10 @@ class TooManyRedirects(FetchFailed):
     """A URL of a client leads from one to the next without end."""
 
 
+class DeviceFailed(RaydiarError):
+    """A GPU failed under a server's replica, which is replaced: worth another try."""
+
+
 class DecoderCrashed(RaydiarError):
     """The child process that decodes died on this recording."""
 
