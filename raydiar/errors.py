@@ -158,5 +158,9 @@ class JobCanceled(RaydiarError):
     """The client canceled the job that a worker is busy with."""
 
 
+class WorkerUnhealthy(RaydiarError):
+    """A worker of a server that another should replace."""
+
+
 class InvalidCursor(RaydiarError, ValueError):
     """A cursor that no page of a list came with."""

@@ -22,6 +22,7 @@ _OF_MOMENT = (
 )
 _OF_MACHINE = (errors.StorageDenied, errors.WeightsNotFound, errors.CheckpointError)
 
+
 def cause_of(error: BaseException) -> BaseException:
     """What another replica raised, without what Ray wraps around it."""
     while isinstance(error, RayTaskError) and error.cause is not None:

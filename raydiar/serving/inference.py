@@ -135,7 +135,7 @@ class LocalInferenceDeployment:
     pipeline, device, num_threads
         See `SliceInference`.
     max_batch_seconds : int
-        See `inference_batch_seconds`.
+        See `most_batch_seconds`.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class LocalInferenceDeployment:
             raise DeviceFailed(f"the device failed: {error}") from None
 
 
-def inference_batch_seconds(settings: ServeSettings, device: str) -> int:
+def most_batch_seconds(settings: ServeSettings, device: str) -> int:
     """Audio of a batch on a device, at least one slice.
 
     On a CPU it is one slice: larger batches gain nothing there, and keep others waiting.
@@ -187,7 +187,11 @@ def inference_batch_seconds(settings: ServeSettings, device: str) -> int:
     return one_slice if device == "cpu" else max(one_slice, int(settings.batch_seconds))
 
 
+def slices_per_batch(settings: ServeSettings, device: str) -> int:
+    return most_batch_seconds(settings, device) // math.ceil(settings.slice_seconds)
+
+
 def slices_in_flight(settings: ServeSettings, device: str) -> int:
     """Slices of one recording that may be under way: two batches for every replica."""
-    per_batch = inference_batch_seconds(settings, device) // math.ceil(settings.slice_seconds)
-    return 2 * per_batch * settings.max_inference_replicas
+    replicas = max(settings.num_inference_replicas, settings.max_inference_replicas)
+    return 2 * replicas * slices_per_batch(settings, device)

@@ -29,13 +29,17 @@ from raydiar.serving.identification import identify_output
 from raydiar.serving.inference import PcmSlice, cut
 from raydiar.serving.job_records import Job
 from raydiar.serving.media import SCHEME, media_key
-from raydiar.serving.results import diarize_output, frame_confidence, voiceprint_output
+from raydiar.serving.results import (
+    MAX_VOICEPRINT_SECONDS,
+    diarize_output,
+    frame_confidence,
+    voiceprint_output,
+)
 from raydiar.serving.settings import ServeSettings
 from raydiar.serving.stores import Stores
 from raydiar.voiceprints.verification import Calibration, default_calibration
 from raydiar.windows import WindowGrid
 
-VOICEPRINT_SECONDS = 30.0
 VOICEPRINT_BYTES = 100 * 2**20
 
 _DECODED, _INFERRED = 0.1, 0.9  # of the progress
@@ -118,14 +122,14 @@ class Processor:
             "max_speakers": "maxSpeakers",
         }
         bounds = {name: job.request.get(key) for name, key in names.items()}
-        diarization = await self._resolve(local, job.job_id, bounds)
+        diarization = await self._resolve(local, url_label(job.media), bounds)
         return await asyncio.to_thread(self._output, job, diarization, local)
 
     async def _samples(self, job: Job) -> np.ndarray:
         max_bytes, max_seconds = self._settings.max_bytes, self._settings.max_hours * 3600.0
         if job.kind == "voiceprint":
             max_bytes = min(max_bytes, VOICEPRINT_BYTES)
-            max_seconds = min(max_seconds, VOICEPRINT_SECONDS)
+            max_seconds = min(max_seconds, MAX_VOICEPRINT_SECONDS)
         async with self._local_path(job, max_bytes) as path:
             label = url_label(job.media)
             if os.path.getsize(path) > max_bytes:
