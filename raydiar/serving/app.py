@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import ray
 from ray import serve
+from ray.exceptions import RayTaskError
 from ray.serve.config import AutoscalingConfig
 from ray.serve.handle import DeploymentHandle
 
@@ -23,6 +24,7 @@ from raydiar.pipelines.config import LocalPipeline, PipelineConfig
 from raydiar.pipelines.config_file import load_config
 from raydiar.serving.api import create_api
 from raydiar.serving.database import open_database
+from raydiar.serving.failures import cause_of
 from raydiar.serving.inference import (
     LocalInferenceDeployment,
     most_batch_seconds,
@@ -156,7 +158,10 @@ def _searching(handle: DeploymentHandle):
     async def search(
         voiceprints: np.ndarray, k: int, include_turns: bool, where: dict[str, Any] | None
     ) -> list[list[dict[str, Any]]]:
-        return await handle.search.remote(voiceprints, k, include_turns, where)
+        try:
+            return await handle.search.remote(voiceprints, k, include_turns, where)
+        except RayTaskError as error:
+            raise cause_of(error) from None
 
     return search
 

@@ -100,7 +100,12 @@ class Housekeeping:
     async def _expire_media(self) -> None:
         records = await asyncio.to_thread(self._stores.media_records.expired)
         for record in records:
-            await self._stores.media.delete_path(record.store_path)
+            # uploaded again under its key, it is the same file that another record names
+            newer = await asyncio.to_thread(
+                self._stores.media_records.get, record.owner, record.key
+            )
+            if newer is None or newer.store_path != record.store_path:
+                await self._stores.media.delete_path(record.store_path)
         if records:
             await asyncio.to_thread(self._stores.media_records.forget, records)
 
