@@ -11,7 +11,8 @@ from ray.serve.context import _get_global_client
 
 from raydiar.corpus.cluster import fit_actors, place
 from raydiar.errors import ConfigError
-from raydiar.serving.database import is_single_node, parse_url
+from raydiar.serving.database import is_single_node, open_database, parse_url
+from raydiar.serving.keys import KeyRing
 from raydiar.serving.settings import ServeSettings
 
 # What is not inference shares one CPU, the one that `fit_actors` leaves free: most of it waits.
@@ -21,6 +22,7 @@ RESOLVE_CPUS = 0.4
 INGRESS_CPUS = 0.1
 SEARCH_CPUS = 0.1
 
+_SECRETS = {"database": "RAYDIAR_DATABASE", "webhook_secret": "RAYDIAR_WEBHOOK_SECRET"}
 _WILDCARDS = ("0.0.0.0", "::", "")
 
 
@@ -82,7 +84,7 @@ def absolute(settings: ServeSettings) -> ServeSettings:
     }
     if settings.pipeline is not None and os.path.exists(settings.pipeline):
         here["pipeline"] = os.path.abspath(settings.pipeline)
-    return settings.model_copy(update={"database": database, **here})
+    return settings.model_copy(update=here)
 
 
 def check_shared(settings: ServeSettings) -> None:
@@ -104,20 +106,23 @@ def check_shared(settings: ServeSettings) -> None:
         )
 
 
-def check_loopback() -> None:
-    """Refuse to serve everybody without keys.
+def check_keys(settings: ServeSettings, host: str | None) -> bool:
+    """Whether every caller is welcome, because there are no API keys.
 
     Raises
     ------
     ConfigError
-        If Serve listens to other machines.
+        If there are none and others than this machine reach the address that Serve listens on.
     """
-    host = http_options().host
-    if not _is_loopback(host):
+    if KeyRing(open_database(settings.database)).has_keys():
+        return False
+    if not is_loopback(host):
         raise ConfigError(
-            f"Serve listens on {host}, where others reach it, and there are no API keys: make one "
-            "with `raydiar serve keys create NAME --database URL`, or set RAYDIAR_API_KEYS"
+            f"there are no API keys, and others can reach {host}: make one with `raydiar serve "
+            "keys create NAME --database URL` (for this server's database), set RAYDIAR_API_KEYS, "
+            "or listen on 127.0.0.1"
         )
+    return True
 
 
 def http_options() -> HTTPOptions:
@@ -135,7 +140,8 @@ def default_url() -> str:
     return f"http://{host}:{options.port}{options.root_path}"
 
 
-def _is_loopback(host: str | None) -> bool:
+def is_loopback(host: str | None) -> bool:
+    """Whether only this machine reaches an address; None is none at all."""
     try:
         return host in (None, "localhost") or ip_address(host).is_loopback
     except ValueError:
