@@ -69,21 +69,29 @@ def place_inference(settings: ServeSettings) -> InferencePlacement:
     return InferencePlacement("cpu", num_threads, 0.0, most)
 
 
-def absolute(settings: ServeSettings) -> ServeSettings:
-    """Settings whose paths lead to the same places from every process of this machine.
+def completed(settings: ServeSettings) -> ServeSettings:
+    """Settings with what the environment adds, and paths that hold in every process here.
+
+    `RAYDIAR_DATABASE` and `RAYDIAR_WEBHOOK_SECRET` stand for settings that were not given: they
+    hold what should not be in a configuration file.
 
     Raises
     ------
     ConfigError
         If the database's URL makes no sense.
     """
-    database = parse_url(settings.database).render_as_string(hide_password=False)
-    paths = {name: getattr(settings, name) for name in ("media", "index")}
     here = {
-        name: os.path.abspath(path) for name, path in paths.items() if path and "://" not in path
+        name: os.environ[variable]
+        for name, variable in _SECRETS.items()
+        if os.environ.get(variable) and name not in settings.model_fields_set
     }
-    if settings.pipeline is not None and os.path.exists(settings.pipeline):
-        here["pipeline"] = os.path.abspath(settings.pipeline)
+    database = parse_url(here.get("database", settings.database))
+    here["database"] = database.render_as_string(hide_password=False)
+    for name in ("media", "index", "pipeline"):
+        path = getattr(settings, name)
+        # a pipeline may also be the name of a repository
+        if path and "://" not in path and (name != "pipeline" or os.path.exists(path)):
+            here[name] = os.path.abspath(path)
     return settings.model_copy(update=here)
 
 
