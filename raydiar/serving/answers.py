@@ -18,7 +18,7 @@ Status = Literal["pending", "created", "running", "succeeded", "failed", "cancel
 class Answer(BaseModel):
     """Base of all answers; they serve the OpenAPI document, not validation."""
 
-    model_config = ConfigDict(alias_generator=to_camel)
+    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True)
 
 
 class FieldProblem(Answer):
