@@ -1,16 +1,17 @@
 /** The page: which view is shown, and what its parts tell each other. */
 
-import { call, forgetKey, hasKey, playableUrl, setKeyPrompt } from "./api.js";
+import { ApiError, call, forgetKey, hasKey, playableUrl, setKeyPrompt } from "./api.js";
 import { choose, chosenFile, setUpChooser } from "./chooser.js";
 import { byId, showText } from "./dom.js";
 import { bytes } from "./format.js";
 import { promptForKey } from "./key_prompt.js";
-import { inWords } from "./messages.js";
+import { inWords, withoutKey } from "./messages.js";
 import { showRecent } from "./recent.js";
 import { clearResult, showResult } from "./result.js";
 import { findJob, remember } from "./store.js";
 import { Submission, watch } from "./watching.js";
 
+const UNNAMED = "Recording"; // of a link that came from another browser
 const files = new Map(); // of jobs that began in this tab
 let view = new AbortController(); // ends what the last view was doing
 let server = null; // features of the server, once it has told them
@@ -75,6 +76,7 @@ function setPhase(phase, percent, amount = "") {
 async function submit(submission) {
   const { file } = submission;
   const signal = showProgress(file.name);
+  byId("new").hidden = true; // what is being sent is left by Cancel only
   const total = bytes(file.size);
   const tell = (sent) => {
     const percent = file.size ? (100 * sent) / file.size : 100;
@@ -88,8 +90,12 @@ async function submit(submission) {
   const warn = (event) => event.preventDefault();
   addEventListener("beforeunload", warn);
   try {
+    await features();
+    if (file.size > server.maxBytes) {
+      throw new ApiError(413, `It has ${total}, and ${bytes(server.maxBytes)} are allowed.`);
+    }
     const id = await submission.send(tell, signal);
-    remember(id, { name: file.name, media: submission.media, status: "created" });
+    remember(id, { name: file.name, status: "created" });
     files.set(id, file);
     choose(null);
     location.hash = `job=${id}`;
@@ -97,23 +103,22 @@ async function submit(submission) {
     if (signal.aborted) return;
     showStart();
     choose(file);
-    notify(inWords(error), () => submit(submission));
+    notify(inWords(error), error.status === 413 ? null : () => submit(submission));
   } finally {
     removeEventListener("beforeunload", warn);
   }
 }
 
 async function openJob(id) {
-  const known = findJob(id) ?? { id, name: "Recording", names: {} };
-  const signal = showProgress(known.name);
+  const signal = showProgress(findJob(id)?.name ?? UNNAMED);
   setPhase("Asking the server", null);
   byId("cancel").onclick = () => cancel(id);
   try {
     await features();
     const job = await watch(id, showNews, signal);
     if (findJob(id)) remember(id, { status: job.status });
-    if (job.status === "succeeded") open(known, job);
-    else ended(id, job);
+    if (job.status === "succeeded") open(job);
+    else ended(job);
   } catch (error) {
     if (signal.aborted) return;
     if (error.status === 404 && findJob(id)) remember(id, { status: "gone" });
@@ -136,22 +141,24 @@ function showNews(job) {
   }
 }
 
-function ended(id, job) {
-  const file = files.get(id);
+function ended(job) {
+  const file = files.get(job.jobId);
   leave();
   if (file) choose(file);
   if (job.status === "canceled") notify("Canceled.");
-  else notify(`This recording could not be done. ${job.output?.error ?? ""}`.trim());
+  else notify(`This recording could not be done. ${withoutKey(job.output?.error ?? "")}`.trim());
 }
 
-function open(known, job) {
-  enter("result", known.name);
+function open({ jobId, media, status, output }) {
+  const name = findJob(jobId)?.name ?? (media.split("/").at(-1) || UNNAMED);
+  remember(jobId, { name, status });
+  enter("result", name);
   announce("The speakers are found.");
   showResult({
-    job: { ...known, ...findJob(known.id) },
-    output: job.output,
-    file: files.get(known.id) ?? null,
-    findUrl: known.media ? () => playableUrl(known.media) : null,
+    job: findJob(jobId) ?? { id: jobId, name, names: {} },
+    output,
+    file: files.get(jobId) ?? null,
+    findUrl: media.startsWith("media://") ? () => playableUrl(media) : null,
     canSearch: server.search,
   });
 }

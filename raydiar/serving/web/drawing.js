@@ -69,7 +69,7 @@ function drawWave(context, view, { exclusive, duration }, { values, perSecond },
     context.fillStyle = spoken
       ? colors.speakers[turn.speaker % colors.speakers.length]
       : colors.silence;
-    const half = Math.max(1, (peak / 255) * (WAVE / 2 - 5));
+    const half = Math.max(1, (peak / 255) ** 0.7 * (WAVE / 2 - 5)); // so that soft voices show
     context.fillRect((start - view.start) / view.perPixel, middle - half, BAR - 1, 2 * half);
   }
 }

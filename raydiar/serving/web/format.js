@@ -13,15 +13,17 @@ export function clock(seconds, digits = 0) {
   return `${start}:${pad(whole % 60)}${fraction}`;
 }
 
-/** 75 -> "1 min 15 s", for texts that are read aloud. */
+/** 75 -> "1 min 15 s", 7.34 -> "7.3 s". */
 export function spoken(seconds) {
+  const tenths = Math.round(10 * seconds);
+  if (tenths < 600) return `${tenths / 10}\u00a0s`;
   const total = Math.round(seconds);
   const parts = [
     [Math.floor(total / 3600), "h"],
     [Math.floor(total / 60) % 60, "min"],
     [total % 60, "s"],
   ].filter(([number]) => number);
-  return parts.slice(0, 2).map(([number, unit]) => `${number} ${unit}`).join(" ") || "0 s";
+  return parts.slice(0, 2).map(([number, unit]) => `${number}\u00a0${unit}`).join(" ");
 }
 
 export function bytes(number) {
@@ -31,10 +33,10 @@ export function bytes(number) {
     number /= 1000;
     index += 1;
   }
-  return `${number.toFixed(index && number < 10 ? 1 : 0)} ${units[index]}`;
+  return `${number.toFixed(index && number < 10 ? 1 : 0)}\u00a0${units[index]}`;
 }
 
-export const percent = (share) => `${Math.round(100 * share)} %`;
+export const percent = (share) => `${Math.round(100 * share)}\u00a0%`;
 
 export const plural = (number, one, many) => `${number} ${number === 1 ? one : many}`;
 

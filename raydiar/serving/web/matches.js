@@ -30,9 +30,9 @@ export async function showMatches(name, voiceprint) {
   try {
     const body = { voiceprint, k: MOST, includeTurns: true };
     const { results } = await call("POST", "v1/search", body, signal);
-    const [found] = results;
-    state.textContent = found.length ? "" : "This voice is not in the index.";
-    list.replaceChildren(...found.map(item));
+    const [{ matches }] = results;
+    state.textContent = matches.length ? "" : "Nobody in the index sounds like this.";
+    list.replaceChildren(...matches.map(item));
   } catch (error) {
     if (!signal.aborted) state.textContent = inWords(error);
   }

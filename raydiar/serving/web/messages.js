@@ -2,8 +2,11 @@
 
 import { spoken } from "./format.js";
 
+/** The server's words without what this page added to the file's name. */
+export const withoutKey = (text) => text.replace(/media:\/\/page\/[0-9a-f]{32}\//g, "");
+
 export function inWords(error) {
-  const said = error.message ?? "";
+  const said = withoutKey(error.message ?? "");
   const wait = error.retryAfter ? `in ${spoken(error.retryAfter)}` : "in a minute";
   switch (error.status) {
     case undefined:
@@ -15,7 +18,7 @@ export function inWords(error) {
     case 403:
       return said || "The server does not allow this.";
     case 404:
-      return "The server no longer keeps this recording's result.";
+      return said || "The server does not know this.";
     case 413:
       return `The recording is too large for this server. ${said}`.trim();
     case 429:

@@ -19,17 +19,21 @@ const OPEN = ["created", "pending", "running"];
 /** Show what is remembered at once, then ask the server about jobs that may have changed. */
 export async function showRecent(signal) {
   render();
-  for (const job of jobs()) {
-    if (job.status === "gone" || signal.aborted) continue;
-    try {
-      const { status } = await call("GET", `v1/jobs/${job.id}`, undefined, signal);
-      if (status !== job.status) remember(job.id, { status });
-    } catch (error) {
-      if (signal.aborted || error.status !== 404) return; // no server, no news
-      remember(job.id, { status: "gone" });
-    }
-    if (!signal.aborted) render();
+  if (!jobs().length) return;
+  let answer;
+  try {
+    answer = await call("GET", "v1/jobs?limit=1000", undefined, signal);
+  } catch {
+    return; // no news
   }
+  if (signal.aborted) return;
+  const states = new Map(answer.items.map((job) => [job.jobId, job.status]));
+  for (const { id, status } of jobs()) {
+    // a job that is not listed is gone, unless the list goes on
+    const now = states.get(id) ?? (answer.nextCursor ? status : "gone");
+    if (now !== status) remember(id, { status: now });
+  }
+  render();
 }
 
 function render() {

@@ -41,7 +41,10 @@ byId("play").addEventListener("click", () => (player.playing ? player.pause() : 
 byId("zoom-in").addEventListener("click", () => timeline.zoom(2));
 byId("zoom-out").addEventListener("click", () => timeline.zoom(0.5));
 byId("zoom-fit").addEventListener("click", () => timeline.zoom(0));
-byId("matches-close").addEventListener("click", hideMatches);
+byId("matches-close").addEventListener("click", () => {
+  hideMatches();
+  byId("speakers-title").focus();
+});
 byId("rttm").addEventListener("click", () => {
   const { job, output } = shown;
   save(job.name, ".rttm", toRttm(job.name, output, nameOfLabel), "text/plain");
@@ -74,7 +77,10 @@ export async function showResult({ job, output, file, findUrl, canSearch }) {
   byId("timeline").hidden = byId("timeline-help").hidden = conversation.turns.length === 0;
   timeline.show(conversation, duration, nameOf);
   setDuration(duration);
-  const onSearch = (index) => showMatches(nameOf(index), conversation.speakers[index].voiceprint);
+  const onSearch = (index) => {
+    const { voiceprint } = conversation.speakers[index];
+    return showMatches(nameOf(index), voiceprint);
+  };
   showSpeakers(byId("speakers"), conversation.speakers, {
     nameOf,
     onRename: rename,

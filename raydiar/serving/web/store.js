@@ -6,7 +6,7 @@
 const STORED_JOBS = "raydiar.jobs";
 const MOST = 50;
 
-/** Jobs, newest first: {id, name, created (ms), media, status, duration, names, outline}. */
+/** Jobs, newest first: {id, name, created (ms), status, duration, names, outline}. */
 export function jobs() {
   try {
     const list = JSON.parse(localStorage.getItem(STORED_JOBS) ?? "[]");

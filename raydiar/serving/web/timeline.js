@@ -103,6 +103,7 @@ export class Timeline {
   /** Move the playhead; `follow` keeps it in view. */
   setTime(seconds, follow = false) {
     this.time = seconds;
+    if (!this.conversation) return;
     const x = seconds * this.#scale();
     this.playhead.style.transform = `translateX(${x}px)`;
     const left = this.box.scrollLeft;

@@ -27,8 +27,13 @@ export class Submission {
       this.uploaded = true;
     }
     const body = { url: this.media, ...OPTIONS, ...this.bounds };
-    const { jobId } = await call("POST", "v1/diarize", body, signal);
-    return jobId;
+    try {
+      const { jobId } = await call("POST", "v1/diarize", body, signal);
+      return jobId;
+    } catch (error) {
+      if (error.status === 404) this.uploaded = false; // it waited for too long
+      throw error;
+    }
   }
 }
 
@@ -47,7 +52,7 @@ function keyName(name) {
 /** Follow a job until it has ended; `onNews` gets the server's answers, or null while it is away. */
 export async function watch(id, onNews, signal) {
   for (let asked = 0; ; asked += 1) {
-    let wait = Math.min(5, 0.5 + asked / 20);
+    let wait = Math.min(3, 0.5 + asked / 20);
     try {
       const job = await call("GET", `v1/jobs/${id}`, undefined, signal);
       if (!OPEN.includes(job.status)) return job;
