@@ -42,6 +42,13 @@ class StatusAnswer(Answer):
     status: Literal["ok"] = "ok"
 
 
+class KeyAnswer(StatusAnswer):
+    """That a key is good, and what a client can do with this server."""
+
+    search: bool = Field(description="Whether there is a voiceprint index to search")
+    max_bytes: int = Field(description="Of an upload")
+
+
 class UploadAnswer(Answer):
     num_bytes: int
 

@@ -15,8 +15,8 @@ from raydiar.serving.answers import (
     JobAnswer,
     JobCreated,
     JobList,
+    KeyAnswer,
     Status,
-    StatusAnswer,
     job_response,
     listed,
 )
@@ -49,9 +49,9 @@ _FOUND = {"response_model": JobAnswer, "responses": responses(401, 404, 503)}
 @router.get(
     "/test", dependencies=[Depends(authenticate)], responses=responses(401, 503), tags=["server"]
 )
-def check_key() -> StatusAnswer:
-    """Tell whether the API key is good."""
-    return StatusAnswer()
+def check_key(services: UsedServices) -> KeyAnswer:
+    """Tell whether the API key is good, and what the server can do."""
+    return KeyAnswer(search=services.search is not None, max_bytes=services.settings.max_bytes)
 
 
 @router.post("/diarize", **_SUBMITTED)
