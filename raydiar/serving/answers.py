@@ -18,7 +18,7 @@ Status = Literal["pending", "created", "running", "succeeded", "failed", "cancel
 class Answer(BaseModel):
     """Base of all answers; they serve the OpenAPI document, not validation."""
 
-    model_config = ConfigDict(alias_generator=to_camel)
+    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True)
 
 
 class FieldProblem(Answer):
@@ -40,6 +40,13 @@ class UrlAnswer(Answer):
 
 class StatusAnswer(Answer):
     status: Literal["ok"] = "ok"
+
+
+class KeyAnswer(StatusAnswer):
+    """That a key is good, and what a client can do with this server."""
+
+    search: bool = Field(description="Whether there is a voiceprint index to search")
+    max_bytes: int = Field(description="Of an upload")
 
 
 class UploadAnswer(Answer):

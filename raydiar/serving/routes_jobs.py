@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 from fastapi.params import Path
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from raydiar.errors import UrlRefused, VoiceprintTextError
@@ -15,8 +15,8 @@ from raydiar.serving.answers import (
     JobAnswer,
     JobCreated,
     JobList,
+    KeyAnswer,
     Status,
-    StatusAnswer,
     job_response,
     listed,
 )
@@ -49,9 +49,9 @@ _FOUND = {"response_model": JobAnswer, "responses": responses(401, 404, 503)}
 @router.get(
     "/test", dependencies=[Depends(authenticate)], responses=responses(401, 503), tags=["server"]
 )
-def check_key() -> StatusAnswer:
-    """Tell whether the API key is good."""
-    return StatusAnswer()
+def check_key(services: UsedServices) -> KeyAnswer:
+    """Tell whether the API key is good, and what the server can do."""
+    return KeyAnswer(search=services.search is not None, max_bytes=services.settings.max_bytes)
 
 
 @router.post("/diarize", **_SUBMITTED)
@@ -73,18 +73,18 @@ def identify(body: IdentifyRequest, owner: Owner, services: UsedServices) -> Job
     return _submit(services, owner, "identify", body)
 
 
-@router.get("/jobs", response_model_exclude_none=True, responses=responses(400, 401, 503))
+@router.get("/jobs", response_model=JobList, responses=responses(400, 401, 503))
 def list_jobs(
     owner: Owner,
     services: UsedServices,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[str | None, Query(max_length=100)] = None,
     status: Status | None = None,
-) -> JobList:
+) -> Response:
     """List jobs without their outputs, newest first."""
     page = services.jobs.list(owner, limit, cursor, status)
     items = [listed(job) for job in page.jobs]
-    return JobList.model_validate({"items": items, "nextCursor": page.next_cursor})
+    return JSONResponse({"items": items, "nextCursor": page.next_cursor})
 
 
 @router.get("/jobs/{jobId}", **_FOUND)
