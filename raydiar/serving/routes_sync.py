@@ -1,0 +1,178 @@
+"""Diarization while the client waits: upload in, turns out, in one request."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+from pydantic import ConfigDict, ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from raydiar.serving.access import Owner, UsedServices
+from raydiar.serving.answers import JobAnswer, job_response
+from raydiar.serving.job_records import Job
+from raydiar.serving.media import SCHEME
+from raydiar.serving.multipart import FILE, form_of
+from raydiar.serving.negotiation import best_type
+from raydiar.serving.problems import InvalidFields, fields_of, responses
+from raydiar.serving.results import from_output, to_csv, uri_of
+from raydiar.serving.routes_jobs import known
+from raydiar.serving.routes_media import store
+from raydiar.serving.schemas import Options
+from raydiar.serving.services import Services
+from raydiar.serving.streams import check_size
+
+PRIORITY = 0
+JSON, RTTM, CSV = "application/json", "text/rttm", "text/csv"
+
+_FIRST_WAIT, _LAST_WAIT = 0.05, 0.5  # seconds between looks at a job
+_FORM_BYTES = 2**17  # that a form may have besides its file
+
+router = APIRouter(prefix="/v1", tags=["jobs"])
+
+
+class SyncOptions(Options):
+    """As texts: in the query, or in fields of the form."""
+
+    model_config = ConfigDict(strict=False)
+
+
+_BINARY = {"type": "string", "format": "binary"}
+_BODY = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "properties": {FILE: _BINARY},
+                "required": [FILE],
+                "description": "The recording; the options of the query may also be fields.",
+            }
+        },
+        "application/octet-stream": {"schema": _BINARY},
+    },
+}
+
+
+@router.post(
+    "/diarize/sync",
+    response_model=JobAnswer,
+    responses={
+        200: {"content": {RTTM: {}, CSV: {}}},
+        **responses(400, 401, 406, 409, 413, 422, 429, 503),
+    },
+    openapi_extra={"requestBody": _BODY},
+)
+async def diarize_now(
+    request: Request,
+    owner: Owner,
+    services: UsedServices,
+    options: Annotated[SyncOptions, Query()],
+) -> Response:
+    """Diarize the recording in the body, and answer when that is done.
+
+    RTTM and CSV (`Accept: text/rttm`, `text/csv`) hold the segments that do not overlap where
+    `exclusive` is asked for.
+    """
+    media_type = best_type(request.headers.get("accept"), (JSON, RTTM, CSV))
+    if media_type is None:
+        raise HTTPException(406, f"Answers here are {JSON}, {RTTM} or {CSV}.")
+    form = form_of(request.headers.get("content-type"))
+    max_bytes = services.settings.max_bytes
+    length = request.headers.get("content-length", "")
+    if length.isdecimal():
+        check_size(int(length), max_bytes + (_FORM_BYTES if form else 0), "The recording")
+    chunks = request.stream() if form is None else form.file_chunks(request.stream())
+    async with _uploaded(services, owner, chunks, max_bytes) as url:
+        if form is not None:
+            options = _with_fields(options, form.fields)
+        document = options.model_dump(by_alias=True, exclude_none=True)
+        job = await _run(services, owner, document, url, request)
+    if media_type == JSON:
+        return job_response(job)
+    filename = form.filename if form else None
+    return await run_in_threadpool(_as_text, job.output, uri_of(filename), media_type)
+
+
+def _as_text(output: str, uri: str, media_type: str) -> Response:
+    diarization = from_output(output, uri)
+    text = diarization.to_rttm() if media_type == RTTM else to_csv(diarization)
+    return Response(text, media_type=media_type)
+
+
+def _with_fields(options: SyncOptions, fields: dict[str, str]) -> SyncOptions:
+    """Options of the query, and over them those of the form; empty fields are left out."""
+    given = {name: value for name, value in fields.items() if value}
+    try:
+        return SyncOptions.model_validate(
+            options.model_dump(by_alias=True, exclude_none=True) | given
+        )
+    except ValidationError as error:
+        raise InvalidFields(fields_of(error)) from error
+
+
+@asynccontextmanager
+async def _uploaded(
+    services: Services, owner: str, chunks: AsyncIterator[bytes], max_bytes: int
+) -> AsyncIterator[str]:
+    """URL of an upload that is there while the block lasts."""
+    key = f"sync/{uuid.uuid4().hex}"
+    record = await store(services, owner, key, chunks, max_bytes)
+    try:
+        if not record.num_bytes:
+            raise HTTPException(400, "The recording is empty.")
+        yield SCHEME + key
+    finally:
+        await _finish(_delete(services, owner, key, record))
+
+
+async def _delete(services: Services, owner: str, key: str, record) -> None:
+    await services.media.delete(owner, key)
+    await run_in_threadpool(services.media_records.forget, [record])
+
+
+async def _run(services: Services, owner: str, document: dict, url: str, request: Request) -> Job:
+    """A job that has succeeded.
+
+    Raises
+    ------
+    HTTPException
+        422 with the reason if it failed, 409 if it was canceled.
+    ClientDisconnect
+        When nobody waits any more; the job is canceled.
+    QueueFull
+    """
+    job = await run_in_threadpool(
+        services.jobs.create, owner, "diarize", document, url, priority=PRIORITY
+    )
+    try:
+        job = await _wait(services, owner, job, request)
+    except BaseException:
+        await _finish(run_in_threadpool(services.jobs.cancel, job.job_id, owner))
+        raise
+    if job.status == "failed":
+        raise HTTPException(422, job.error)
+    if job.status == "canceled":
+        raise HTTPException(409, "The job was canceled.")
+    return job
+
+
+async def _wait(services: Services, owner: str, job: Job, request: Request) -> Job:
+    wait = _FIRST_WAIT
+    while job.status not in ("succeeded", "failed", "canceled"):
+        await asyncio.sleep(wait)
+        wait = min(1.2 * wait, _LAST_WAIT)
+        if await request.is_disconnected():
+            raise ClientDisconnect
+        job = known(await run_in_threadpool(services.jobs.get, job.job_id, owner))
+    return job
+
+
+async def _finish(cleaning) -> None:
+    """Clean up to the end, also in a task that is being cancelled."""
+    await asyncio.shield(asyncio.ensure_future(cleaning))

@@ -1,0 +1,51 @@
+"""What the routes of the server stand on; whoever starts a server puts it together."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from raydiar.serving.jobs import JobStore
+from raydiar.serving.keys import KeyRing
+from raydiar.serving.media import MediaStore
+from raydiar.serving.media_records import MediaRecords
+from raydiar.serving.settings import ServeSettings
+
+# (voiceprints (n, dimension) float32, k, include_turns, where) -> matches of each, best first
+Search = Callable[
+    [np.ndarray, int, bool, dict[str, Any] | None], Awaitable[list[list[dict[str, Any]]]]
+]
+
+
+@dataclass(frozen=True)
+class Services:
+    """
+    Attributes
+    ----------
+    settings : ServeSettings
+    jobs : JobStore
+    media : MediaStore
+    media_records : MediaRecords
+    keys : KeyRing
+    search : callable or None
+        Coroutine function that takes voiceprints (n, dimension) float32, how many matches of each
+        are wanted, whether with turns, and conditions on columns; None without an index.
+    embedding, embedding_mode : str
+        Of the voiceprints that the pipeline makes, see `raydiar.serving.voiceprint_text`.
+    dimension : int
+    anonymous : bool
+        Whether there are no keys and every caller is the owner "local": for a server that only its
+        own machine reaches.
+    """
+
+    settings: ServeSettings
+    jobs: JobStore
+    media: MediaStore
+    media_records: MediaRecords
+    keys: KeyRing
+    search: Search | None
+    embedding: str
+    embedding_mode: str
+    dimension: int
+    anonymous: bool = False
