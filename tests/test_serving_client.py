@@ -1,0 +1,138 @@
+"""Clients that know nothing of this server: pyannoteAI's own, and one that tries whatever fits."""
+
+from dataclasses import replace
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, settings
+from pyannoteai.sdk import Client
+from requests.exceptions import HTTPError
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+from serving_services import make_services, serving, working
+
+from raydiar.serving.api import create_api
+
+pytestmark = pytest.mark.filterwarnings("ignore:(?s).*temporary storage")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    services = make_services(tmp_path_factory.mktemp("server"))
+    with serving(services) as served:
+        yield served
+
+
+@pytest.fixture
+def client(served, monkeypatch):
+    monkeypatch.setattr(Client, "API_URL", f"{served.media.public_url}/v1")
+    _, secret = served.keys.create("ann")
+    return Client(token=secret)
+
+
+@pytest.fixture
+def recording(tmp_path):
+    path = tmp_path / "talk.wav"
+    path.write_bytes(b"RIFF....WAVE" * 1000)
+    return path
+
+
+def test_the_official_client_needs_a_good_key(client):
+    with pytest.raises(HTTPError, match="authenticate"):
+        Client(token="wrong")
+
+
+def test_the_official_client_diarizes(client, served, recording):
+    url = client.upload(recording)
+    assert url.startswith("media://")
+    with working(served.jobs):
+        job_id = client.diarize(
+            url, max_speakers=3, confidence=True, turn_level_confidence=True, exclusive=True
+        )
+        job = client.retrieve(job_id, every_seconds=1)
+    assert job["status"] == "succeeded"
+    assert [turn["speaker"] for turn in job["output"]["diarization"]] == [
+        "SPEAKER_00",
+        "SPEAKER_01",
+    ]
+    assert job["output"]["diarization"][0]["confidence"] == {"SPEAKER_00": 91}
+    assert len(job["output"]["exclusiveDiarization"]) == 2
+    assert job["output"]["confidence"]["score"] == [90, 80, 100]
+
+
+def test_the_official_client_knows_people_again(client, served, recording):
+    url = client.upload(recording, media_url="media://calls/ann.wav")
+    with working(served.jobs):
+        job = client.retrieve(client.voiceprint(url), every_seconds=1)
+        ann = job["output"]["voiceprint"]
+        job_id = client.identify(url, {"Ann": ann}, matching_threshold=50.0)
+        output = client.retrieve(job_id, every_seconds=1)["output"]
+    assert [turn["speaker"] for turn in output["identification"]] == ["Ann", "SPEAKER_01"]
+    assert output["voiceprints"][0]["match"] == "Ann"
+
+
+def test_the_official_client_is_told_what_is_not_possible(client, served, recording):
+    with pytest.raises(HTTPError, match="404"):
+        client.diarize("media://nothing")
+    url = client.upload(recording)
+    with pytest.raises(HTTPError, match="400"):
+        client.diarize(url, transcription=True)
+    with pytest.raises(HTTPError, match="400"):
+        client.identify(url, {"Ann": "AAAA"})
+
+    def work(job):
+        raise ValueError("not audio")
+
+    with working(served.jobs, work):
+        job_id = client.diarize(url)
+        with pytest.raises(Exception, match="failed|not audio") as caught:
+            client.retrieve(job_id, every_seconds=1)
+    assert type(caught.value).__name__ == "PyannoteAIFailedJob"
+
+
+@pytest.fixture(scope="module")
+def explored(tmp_path_factory):
+    """A server with something in it to be found, and a worker."""
+    services = make_services(tmp_path_factory.mktemp("explored"))
+
+    async def search(voiceprints, k, include_turns, where):
+        return [[{"recordingId": "a.wav", "score": 0.9}] for _ in voiceprints]
+
+    services = replace(services, search=search)
+    with working(services.jobs):
+        yield services
+
+
+@pytest.fixture(scope="module")
+def schema(explored):
+    return schemathesis.openapi.from_asgi("/openapi.json", create_api(explored))
+
+
+@pytest.fixture(scope="module")
+def key(explored):
+    return explored.keys.create("ann")[1]
+
+
+@schemathesis.pytest.from_fixture("schema").parametrize()
+@settings(
+    max_examples=12,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+def test_whatever_fits_the_document_is_answered_as_documented(case, key):
+    case.call_and_validate(
+        headers={"Authorization": f"Bearer {key}"},
+        checks=[
+            not_a_server_error,
+            status_code_conformance,
+            content_type_conformance,
+            response_schema_conformance,
+        ],
+    )
