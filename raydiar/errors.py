@@ -70,6 +70,10 @@ class TooManyRedirects(FetchFailed):
     """A URL of a client leads from one to the next without end."""
 
 
+class DeviceFailed(RaydiarError):
+    """A GPU failed under a server's replica, which is replaced: worth another try."""
+
+
 class DecoderCrashed(RaydiarError):
     """The child process that decodes died on this recording."""
 
@@ -152,6 +156,10 @@ class LeaseLost(RaydiarError):
 
 class JobCanceled(RaydiarError):
     """The client canceled the job that a worker is busy with."""
+
+
+class WorkerUnhealthy(RaydiarError):
+    """A worker of a server that another should replace."""
 
 
 class InvalidCursor(RaydiarError, ValueError):

@@ -1,0 +1,142 @@
+"""Where a server's parts run, and where they listen."""
+
+import math
+import os
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+import ray
+from ray.serve.config import HTTPOptions
+from ray.serve.context import _get_global_client
+
+from raydiar.corpus.cluster import fit_actors, place
+from raydiar.errors import ConfigError
+from raydiar.serving.database import is_single_node, parse_url
+from raydiar.serving.settings import ServeSettings
+
+# What is not inference shares one CPU, the one that `fit_actors` leaves free: most of it waits.
+# Every further worker wants more.
+WORKER_CPUS = 0.4
+RESOLVE_CPUS = 0.4
+INGRESS_CPUS = 0.1
+SEARCH_CPUS = 0.1
+
+_WILDCARDS = ("0.0.0.0", "::", "")
+
+
+@dataclass(frozen=True)
+class InferencePlacement:
+    """What a replica that holds the networks is given.
+
+    Attributes
+    ----------
+    device : str
+        "cuda" or "cpu"
+    num_threads : int
+        Of torch on a CPU, and CPUs.
+    num_gpus : float
+        Less than one where replicas share a GPU.
+    max_replicas : int
+    """
+
+    device: str
+    num_threads: int
+    num_gpus: float
+    max_replicas: int
+
+
+def place_inference(settings: ServeSettings) -> InferencePlacement:
+    """Choose the device and what each replica is given of the Ray cluster.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such device, or so many replicas do not fit.
+    """
+    most = max(settings.num_inference_replicas, settings.max_inference_replicas)
+    placement = place(settings.device)
+    if placement.device == "cuda":
+        share = min(1.0, placement.max_actors / most)
+        # GPUs are whole, or whole parts of one
+        share = share if share == 1.0 else 1.0 / math.ceil(1.0 / share)
+        return InferencePlacement("cuda", 1, share, most)
+    cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    others = settings.num_workers * (WORKER_CPUS + RESOLVE_CPUS) + INGRESS_CPUS + SEARCH_CPUS
+    cpus[cpus.index(max(cpus))] -= math.ceil(round(others - 1.0, 3))
+    _, num_threads = fit_actors(cpus, most)
+    return InferencePlacement("cpu", num_threads, 0.0, most)
+
+
+def absolute(settings: ServeSettings) -> ServeSettings:
+    """Settings whose paths lead to the same places from every process of this machine.
+
+    Raises
+    ------
+    ConfigError
+        If the database's URL makes no sense.
+    """
+    database = parse_url(settings.database).render_as_string(hide_password=False)
+    paths = {name: getattr(settings, name) for name in ("media", "index")}
+    here = {
+        name: os.path.abspath(path) for name, path in paths.items() if path and "://" not in path
+    }
+    if settings.pipeline is not None and os.path.exists(settings.pipeline):
+        here["pipeline"] = os.path.abspath(settings.pipeline)
+    return settings.model_copy(update={"database": database, **here})
+
+
+def check_shared(settings: ServeSettings) -> None:
+    """Refuse what several nodes cannot share.
+
+    Raises
+    ------
+    ConfigError
+    """
+    if is_single_node(settings.database):
+        raise ConfigError(
+            "the Ray cluster has, or may grow to, several nodes, which cannot share a SQLite "
+            "database: set `database` to postgresql+psycopg://user:password@host/name"
+        )
+    if "://" not in settings.media or settings.media.startswith("file://"):
+        raise ConfigError(
+            "the Ray cluster has, or may grow to, several nodes, which cannot share the folder "
+            f"{settings.media}: set `media` to s3://bucket/prefix"
+        )
+
+
+def check_loopback() -> None:
+    """Refuse to serve everybody without keys.
+
+    Raises
+    ------
+    ConfigError
+        If Serve listens to other machines.
+    """
+    host = http_options().host
+    if not _is_loopback(host):
+        raise ConfigError(
+            f"Serve listens on {host}, where others reach it, and there are no API keys: make one "
+            "with `raydiar serve keys create NAME --database URL`, or set RAYDIAR_API_KEYS"
+        )
+
+
+def http_options() -> HTTPOptions:
+    """How Serve listens; how it will by default where it does not run yet."""
+    client = _get_global_client(raise_if_no_controller_running=False)
+    return HTTPOptions() if client is None else client.http_config
+
+
+def default_url() -> str:
+    """Where clients on this machine or in this network reach Serve."""
+    options = http_options()
+    host = options.host or "127.0.0.1"
+    host = ray.util.get_node_ip_address() if host in _WILDCARDS else host
+    host = f"[{host}]" if ":" in host else host
+    return f"http://{host}:{options.port}{options.root_path}"
+
+
+def _is_loopback(host: str | None) -> bool:
+    try:
+        return host in (None, "localhost") or ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,65 @@
+"""What a server keeps, opened by each of its processes: jobs, uploads, keys."""
+
+import secrets
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from raydiar.serving import tables
+from raydiar.serving.database import Database, open_database
+from raydiar.serving.jobs import JobStore
+from raydiar.serving.keys import KeyRing
+from raydiar.serving.media import MediaStore
+from raydiar.serving.media_records import MediaRecords
+from raydiar.serving.queue_limits import QueueLimits
+from raydiar.serving.settings import ServeSettings
+
+
+@dataclass(frozen=True)
+class Stores:
+    """See the classes; `open_stores` makes it."""
+
+    jobs: JobStore
+    media: MediaStore
+    media_records: MediaRecords
+    keys: KeyRing
+
+
+def open_stores(settings: ServeSettings, public_url: str) -> Stores:
+    """Open the database and the media store.
+
+    Parameters
+    ----------
+    settings : ServeSettings
+    public_url : str
+        Where clients reach the server.
+
+    Raises
+    ------
+    ConfigError, DatabaseUnavailable
+    """
+    database = open_database(settings.database)
+    limits = QueueLimits(settings.max_queued_jobs, settings.max_queued_hours * 3600.0)
+    return Stores(
+        jobs=JobStore(database, limits, settings.max_attempts, settings.result_hours),
+        media=MediaStore(settings.media, shared_secret(database, "media"), public_url),
+        media_records=MediaRecords(database, settings.media_hours),
+        keys=KeyRing(database),
+    )
+
+
+def shared_secret(database: Database, name: str) -> str:
+    """A random secret that all processes of a server know; made by the first that asks.
+
+    Raises
+    ------
+    DatabaseUnavailable
+    """
+    known = sa.select(tables.secrets.c.value).where(tables.secrets.c.name == name)
+    with database.write() as connection:
+        database.lock(connection, f"secret {name}")
+        value = connection.scalar(known)
+        if value is None:
+            value = secrets.token_urlsafe(32)
+            connection.execute(tables.secrets.insert().values(name=name, value=value))
+    return value
