@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from dataclasses import replace
 
 import pytest
@@ -276,6 +277,14 @@ def test_the_model_that_runs_is_no_reason_for_a_warning(tmp_path):
     assert pipeline in submit(client, model="precision-2").json()["warning"]
 
 
+def test_where_a_server_keeps_its_pipeline_is_not_told(tmp_path):
+    client = client_of(make_services(tmp_path, pipeline="/srv/models/pipeline"))
+    upload(client)
+    warning = submit(client, model="precision-2").json()["warning"]
+    assert "its own pipeline." in warning
+    assert "srv" not in warning
+
+
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
@@ -463,6 +472,20 @@ def test_requests_have_a_limit_whatever_length_they_state(client):
     assert_problem(client.post("/v1/identify", content=body, headers=kind), 400)
 
 
+def test_a_server_below_a_path_takes_uploads_of_any_size(services):
+    _, secret = services.keys.create("ann")
+    below = TestClient(
+        create_api(services),
+        base_url="http://localhost",
+        root_path="/speakers",
+        headers={"Authorization": f"Bearer {secret}"},
+    )
+    response = below.post("/speakers/v1/media/input", json={"url": "media://a"})
+    target = response.json()["url"].replace("localhost/v1", "localhost/speakers/v1")
+    assert below.put(target, content=b"x" * 2**21).status_code == 200
+    assert "default-src 'self'" in below.get("/speakers/").headers["Content-Security-Policy"]
+
+
 def test_a_database_that_is_away_is_told_without_its_address(client, services, monkeypatch):
     def away():
         raise DatabaseUnavailable("the database postgresql://secret-host/x does not answer")
@@ -521,7 +544,7 @@ def test_metrics_tell_what_waits_and_what_runs(client, services):
 
 
 def test_the_page_runs_only_its_own_scripts(client):
-    for path in ("/", "/web/app.js"):
+    for path in ("/", "/web/app.js", "/docs"):
         response = client.get(path)
         assert response.status_code == 200
         policy = response.headers["Content-Security-Policy"]
@@ -530,6 +553,19 @@ def test_the_page_runs_only_its_own_scripts(client):
         assert "media-src 'self' blob: http://localhost" in policy
         assert response.headers["Referrer-Policy"] == "no-referrer"
         assert response.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_the_documentation_can_be_read_without_the_internet(client):
+    text = client.get("/docs").text
+    assert "POST /v1/diarize/sync" in text
+    assert "integer, at least 1, at most 100" in text
+    assert "list of KnownVoice" in text
+    assert "<script" not in text
+    assert set(re.findall(r"(?:src|href)=.([^'\">]*)", text)) == {
+        "openapi.json",
+        "web/reference.css",
+        "web/style.css",
+    }
 
 
 def test_the_documentation_names_the_answers_that_are_given(client):

@@ -245,6 +245,28 @@ def test_a_client_that_hangs_up_cancels_its_job(services):
     assert_nothing_left(services)
 
 
+def test_a_server_that_ends_the_request_cancels_its_job(services):
+    """As Ray Serve does when a client hangs up: the route is cancelled, wherever it is."""
+    _, secret = services.keys.create("ann")
+    owner = services.keys.list()[0].key_id
+    headers = {"Authorization": f"Bearer {secret}"}
+
+    async def end():
+        transport = httpx.ASGITransport(create_api(services))  # runs the route in our task
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://localhost", headers=headers
+        ) as client:
+            request = asyncio.create_task(client.post(ROUTE, content=TALK))
+            while not services.jobs.queue_state().queued_jobs:
+                await asyncio.sleep(0.01)
+            request.cancel()
+            await asyncio.wait([request])
+
+    asyncio.run(asyncio.wait_for(end(), 20))
+    assert [job.status for job in services.jobs.list(owner).jobs] == ["canceled"]
+    assert_nothing_left(services)
+
+
 def test_a_client_that_breaks_off_its_upload_leaves_nothing(services):
     _, secret = services.keys.create("ann")
     headers = {"Authorization": f"Bearer {secret}"}

@@ -94,7 +94,7 @@ async def diarize_now(
         document = options.model_dump(by_alias=True, exclude_none=True)
         job = await _run(services, owner, document, url, request)
     if media_type == JSON:
-        return job_response(job)
+        return await run_in_threadpool(job_response, job)
     filename = form.filename if form else None
     return await run_in_threadpool(_as_text, job.output, uri_of(filename), media_type)
 
