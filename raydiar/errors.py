@@ -158,6 +158,10 @@ class JobCanceled(RaydiarError):
     """The client canceled the job that a worker is busy with."""
 
 
+class ServerFailed(RaydiarError):
+    """A part of a server did not start; the message says which, and why."""
+
+
 class WorkerUnhealthy(RaydiarError):
     """A worker of a server that another should replace."""
 

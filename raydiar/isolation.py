@@ -134,6 +134,8 @@ class IsolatedDecoder:
                 # the child keeps the working directory that it was started in
                 uri = uri if "://" in uri else os.path.abspath(uri)
             stack.enter_context(self._lock)
+            if self._child is not None and self._child.process.poll() is not None:
+                self._discard_child()  # it died while it had nothing to do: nobody's fault
             if self._child is None:
                 self._child = _Child()
             try:

@@ -20,10 +20,10 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.handle import DeploymentHandle
 
 from raydiar.corpus.cluster import spans_nodes
+from raydiar.errors import ConfigError
 from raydiar.pipelines.config import LocalPipeline, PipelineConfig
 from raydiar.pipelines.config_file import load_config
 from raydiar.serving.api import create_api
-from raydiar.serving.database import open_database
 from raydiar.serving.failures import cause_of
 from raydiar.serving.inference import (
     LocalInferenceDeployment,
@@ -31,17 +31,18 @@ from raydiar.serving.inference import (
     slices_in_flight,
     slices_per_batch,
 )
-from raydiar.serving.keys import KeyRing
 from raydiar.serving.placement import (
     INGRESS_CPUS,
     RESOLVE_CPUS,
     SEARCH_CPUS,
     WORKER_CPUS,
     InferencePlacement,
-    absolute,
-    check_loopback,
+    check_keys,
     check_shared,
+    completed,
     default_url,
+    http_options,
+    is_loopback,
     place_inference,
 )
 from raydiar.serving.processing import Voiceprints
@@ -69,13 +70,11 @@ def build(args: ServeSettings) -> serve.Application:
     """
     if not ray.is_initialized():
         ray.init()
-    settings = absolute(args)
+    settings = completed(args)
     several = spans_nodes()
     if several:
         check_shared(settings)
-    anonymous = not KeyRing(open_database(settings.database)).has_keys()
-    if anonymous:
-        check_loopback()
+    anonymous = check_keys(settings, http_options().host)
     config = load_config(settings.pipeline)
     pipeline = config.localize()
     voiceprints = Voiceprints(
@@ -134,8 +133,9 @@ class Ingress:
         worker: DeploymentHandle,
         search: DeploymentHandle | None,
     ):
-        if anonymous:
-            check_loopback()
+        if anonymous and not is_loopback(http_options().host):
+            # built before Serve was told where to listen
+            raise ConfigError("there are no API keys, and others can reach this server")
         stores = open_stores(settings, public_url)
         self._services = Services(
             settings=settings,

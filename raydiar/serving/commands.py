@@ -1,5 +1,6 @@
 """`raydiar serve …`: thin, and quick to import."""
 
+import logging
 import signal
 import threading
 from collections.abc import Mapping
@@ -9,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raydiar.errors import ConfigError
+from raydiar.errors import ConfigError, ServerFailed
 
 if TYPE_CHECKING:
     from raydiar.serving.keys import KeyRing
     from raydiar.serving.settings import ServeSettings
+
+APPLICATION = "raydiar"
 
 app = typer.Typer(help="Serve the REST interface, on this machine.")
 keys = typer.Typer(help="Say who may use the server.", no_args_is_help=True)
@@ -88,24 +91,38 @@ def _run(http: dict[str, Any], settings: "ServeSettings") -> None:
 
     from raydiar.corpus.cluster import connected
     from raydiar.serving.app import build
-    from raydiar.serving.placement import default_url
+    from raydiar.serving.placement import check_keys, completed, default_url
 
+    settings = completed(settings)
+    check_keys(settings, http.get("host", "127.0.0.1"))  # at once, not half a minute later
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     stopped = threading.Event()
     with connected():
+        typer.echo("starting, in half a minute or so; weights are fetched the first time")
         ray_serve.start(http_options=http)
         try:
-            typer.echo("starting, which takes half a minute; the first time weights are fetched")
-            ray_serve.run(build(settings), name="raydiar")
+            _deploy(build(settings))
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: stopped.set())
-            typer.echo(
-                f"raydiar serves on {settings.public_url or default_url()}  (Ctrl-C ends it)"
-            )
+            url = settings.public_url or default_url()
+            typer.echo(f"raydiar serves on {url}  (Ctrl-C ends it)")
             while not stopped.wait(1.0):
                 pass
             typer.echo("stopping: jobs under way go back to the queue")
         finally:
             ray_serve.shutdown()
+
+
+def _deploy(application: Any) -> None:
+    from ray import serve as ray_serve
+
+    try:
+        ray_serve.run(application, name=APPLICATION)
+    except RuntimeError as error:
+        deployments = ray_serve.status().applications[APPLICATION].deployments
+        reasons = [f"{name}: {found.message}" for name, found in deployments.items()]
+        told = "\n".join(reason for reason in reasons if not reason.endswith(": "))
+        raise ServerFailed(f"the server did not start\n{told or error}") from error
 
 
 def _configured(path: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -11,7 +11,8 @@ from ray.serve.context import _get_global_client
 
 from raydiar.corpus.cluster import fit_actors, place
 from raydiar.errors import ConfigError
-from raydiar.serving.database import is_single_node, parse_url
+from raydiar.serving.database import is_single_node, open_database, parse_url
+from raydiar.serving.keys import KeyRing
 from raydiar.serving.settings import ServeSettings
 
 # What is not inference shares one CPU, the one that `fit_actors` leaves free: most of it waits.
@@ -21,6 +22,7 @@ RESOLVE_CPUS = 0.4
 INGRESS_CPUS = 0.1
 SEARCH_CPUS = 0.1
 
+_SECRETS = {"database": "RAYDIAR_DATABASE", "webhook_secret": "RAYDIAR_WEBHOOK_SECRET"}
 _WILDCARDS = ("0.0.0.0", "::", "")
 
 
@@ -67,22 +69,30 @@ def place_inference(settings: ServeSettings) -> InferencePlacement:
     return InferencePlacement("cpu", num_threads, 0.0, most)
 
 
-def absolute(settings: ServeSettings) -> ServeSettings:
-    """Settings whose paths lead to the same places from every process of this machine.
+def completed(settings: ServeSettings) -> ServeSettings:
+    """Settings with what the environment adds, and paths that hold in every process here.
+
+    `RAYDIAR_DATABASE` and `RAYDIAR_WEBHOOK_SECRET` stand for settings that were not given: they
+    hold what should not be in a configuration file.
 
     Raises
     ------
     ConfigError
         If the database's URL makes no sense.
     """
-    database = parse_url(settings.database).render_as_string(hide_password=False)
-    paths = {name: getattr(settings, name) for name in ("media", "index")}
     here = {
-        name: os.path.abspath(path) for name, path in paths.items() if path and "://" not in path
+        name: os.environ[variable]
+        for name, variable in _SECRETS.items()
+        if os.environ.get(variable) and name not in settings.model_fields_set
     }
-    if settings.pipeline is not None and os.path.exists(settings.pipeline):
-        here["pipeline"] = os.path.abspath(settings.pipeline)
-    return settings.model_copy(update={"database": database, **here})
+    database = parse_url(here.get("database", settings.database))
+    here["database"] = database.render_as_string(hide_password=False)
+    for name in ("media", "index", "pipeline"):
+        path = getattr(settings, name)
+        # a pipeline may also be the name of a repository
+        if path and "://" not in path and (name != "pipeline" or os.path.exists(path)):
+            here[name] = os.path.abspath(path)
+    return settings.model_copy(update=here)
 
 
 def check_shared(settings: ServeSettings) -> None:
@@ -104,20 +114,23 @@ def check_shared(settings: ServeSettings) -> None:
         )
 
 
-def check_loopback() -> None:
-    """Refuse to serve everybody without keys.
+def check_keys(settings: ServeSettings, host: str | None) -> bool:
+    """Whether every caller is welcome, because there are no API keys.
 
     Raises
     ------
     ConfigError
-        If Serve listens to other machines.
+        If there are none and others than this machine reach the address that Serve listens on.
     """
-    host = http_options().host
-    if not _is_loopback(host):
+    if KeyRing(open_database(settings.database)).has_keys():
+        return False
+    if not is_loopback(host):
         raise ConfigError(
-            f"Serve listens on {host}, where others reach it, and there are no API keys: make one "
-            "with `raydiar serve keys create NAME --database URL`, or set RAYDIAR_API_KEYS"
+            f"there are no API keys, and others can reach {host}: make one with `raydiar serve "
+            "keys create NAME --database URL` (for this server's database), set RAYDIAR_API_KEYS, "
+            "or listen on 127.0.0.1"
         )
+    return True
 
 
 def http_options() -> HTTPOptions:
@@ -135,7 +148,8 @@ def default_url() -> str:
     return f"http://{host}:{options.port}{options.root_path}"
 
 
-def _is_loopback(host: str | None) -> bool:
+def is_loopback(host: str | None) -> bool:
+    """Whether only this machine reaches an address; None is none at all."""
     try:
         return host in (None, "localhost") or ip_address(host).is_loopback
     except ValueError:
