@@ -169,6 +169,25 @@ def sound(page) -> dict:
     return page.evaluate("({time: window.sound.currentTime, playing: !window.sound.paused})")
 
 
+def until(page, condition: str) -> None:
+    """Wait until something is true; Playwright's own waiting needs `eval`, which is forbidden."""
+    deadline = time.monotonic() + 20
+    while not page.evaluate(condition):
+        assert time.monotonic() < deadline, f"still not so: {condition}"
+        page.wait_for_timeout(30)
+
+
+PIXELS = """(points) => {
+    const canvas = document.querySelector("canvas");
+    const {left, top} = canvas.getBoundingClientRect();
+    const {width, height} = canvas;
+    const pixels = canvas.getContext("2d").getImageData(0, 0, width, height).data;
+    return points.map(({x, y}) => {
+        const at = 4 * (Math.floor(y - top) * width + Math.floor(x - left));
+        return [...pixels.slice(at, at + 4)];
+    });
+}"""
+
 LISTEN = """() => {
     const play = HTMLMediaElement.prototype.play;
     HTMLMediaElement.prototype.play = function () {
@@ -199,6 +218,7 @@ def test_the_timeline_shows_the_turns_of_the_job(tab, server):
     expect(page.locator(".lane-name")).to_have_text(labels)
     page.focus("[role=listbox]")
     strip = page.locator(".strip").bounding_box()
+    painted = []
     for turn in turns:
         option = page.locator("[role=option]")
         speaker, start, end = re.fullmatch(r"(.*), (.*) to (.*)", option.text_content()).groups()
@@ -208,20 +228,15 @@ def test_the_timeline_shows_the_turns_of_the_job(tab, server):
         box = option.bounding_box()
         left = strip["x"] + turn["start"] / 30 * strip["width"]
         assert box["x"] == pytest.approx(left, abs=1.5)
-        # and it is painted there, in its speaker's colour
-        color = page.evaluate(
-            """({x, y}) => {
-                const canvas = document.querySelector("canvas");
-                const at = canvas.getBoundingClientRect();
-                return [...canvas.getContext("2d").getImageData(x - at.x, y - at.y, 1, 1).data];
-            }""",
-            {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2},
-        )
-        lane = labels.index(turn["speaker"])
         if box["width"] > 3:  # thinner ones are blended with what is beneath
-            assert color[:3] == pytest.approx(rgb(page, f"speaker-{lane}"), abs=2)
+            middle = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+            painted.append((middle, labels.index(turn["speaker"])))
         page.keyboard.press("ArrowRight")
     assert option.get_attribute("aria-posinset") == str(len(turns))
+    assert len(painted) > 8
+    colors = page.evaluate(PIXELS, [middle for middle, _ in painted])
+    for color, (_, lane) in zip(colors, painted, strict=True):
+        assert color[:3] == pytest.approx(rgb(page, f"speaker-{lane}"), abs=2)
     tab.screenshot("result-light")
 
 
@@ -246,10 +261,10 @@ def test_a_click_plays_a_turn_to_its_end(tab, server):
     choose_turn(page, number)
     box = page.locator("[role=option]").bounding_box()
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    page.wait_for_function(f"window.sound?.currentTime > {turn['start'] + 0.3}")
+    until(page, f"window.sound?.currentTime > {turn['start'] + 0.3}")
     assert turn["start"] < sound(page)["time"] <= turn["end"] + 0.3
     expect(page.locator("#now")).to_contain_text(turn["speaker"])
-    page.wait_for_function("window.sound.paused")
+    until(page, "window.sound.paused")
     assert sound(page)["time"] == pytest.approx(turn["end"], abs=0.3)
     # the playhead stands where the sound stopped
     strip, head = (page.locator(name).bounding_box() for name in (".strip", ".playhead"))
@@ -264,7 +279,7 @@ def test_a_click_beside_the_turns_moves_the_playhead(tab):
     expect(page.locator("#time")).to_have_text("0:03")
     page.evaluate(LISTEN)
     page.click("#play")
-    page.wait_for_function("window.sound?.currentTime > 3.1")
+    until(page, "window.sound?.currentTime > 3.1")
     page.click("#play")
     assert not sound(page)["playing"]
 
@@ -286,7 +301,7 @@ def test_zoomed_in_the_timeline_scrolls_and_follows_the_sound(tab, server):
     assert view["x"] <= first["x"] < view["x"] + view["width"]
     page.evaluate(LISTEN)
     page.keyboard.press("Enter")
-    page.wait_for_function(f"window.sound?.currentTime >= {turns[0]['start']}")
+    until(page, f"window.sound?.currentTime >= {turns[0]['start']}")
     expect(page.locator("[role=listbox]")).to_be_focused()
     page.click("#zoom-fit")
     strip = page.locator(".strip").bounding_box()
@@ -350,7 +365,7 @@ def test_after_a_reload_all_is_there_and_plays_from_the_server(tab, url):
     page.evaluate(LISTEN)
     choose_turn(page, 5)
     page.keyboard.press("Enter")
-    page.wait_for_function("window.sound?.currentTime > 0.2 && !window.sound.paused")
+    until(page, "window.sound?.currentTime > 0.2 && !window.sound.paused")
     [sound_url, *_] = [one for one in again.urls if "/v1/media/download/" in one]
     assert "signature=" in sound_url
     page.click(".brand")
@@ -402,7 +417,7 @@ def test_with_the_keyboard_alone(open_page, url, sample_wav):
     keyboard.press("ArrowRight")
     keyboard.press("ArrowDown")
     keyboard.press(" ")
-    page.wait_for_function("window.sound?.currentTime > 0")
+    until(page, "window.sound?.currentTime > 0")
     for name in ("#play", "#zoom-out", "#zoom-fit", "#zoom-in"):
         keyboard.press("Tab")
         expect(page.locator(name)).to_be_focused()
@@ -437,7 +452,7 @@ def test_a_running_job_shows_progress_and_can_be_canceled(open_page, server, url
         expect(page.locator("#notice")).to_contain_text("Canceled.")
         assert server[0].jobs.get(job.job_id, "local").status == "canceled"
         expect(page.locator("#recent li")).to_contain_text("canceled")
-        page.click("text=Forget")
+        page.click("#recent button")
         expect(page.locator("#recent")).to_be_hidden()
     finally:
         worker.go.set()
@@ -532,11 +547,11 @@ def test_a_server_that_is_gone_is_not_waited_for(open_page, executor, sample_wav
         tab = open_page(services.media.public_url)
         tab.page.set_input_files("#file", sample_wav)
         expect(tab.page.locator("#go")).to_be_enabled()
-        tab.page.context.set_offline(True)
+        tab.page.route("**/v1/**", lambda route: route.abort())
         tab.page.click("#go")
         expect(tab.page.locator("#notice")).to_contain_text("does not answer")
-        tab.expect_problems("ERR_INTERNET_DISCONNECTED")
-        tab.page.context.set_offline(False)
+        tab.expect_problems("ERR_FAILED")
+        tab.page.unroute_all()
         tab.page.click("text=Try again")
         expect(tab.page.locator("#result")).to_be_visible(timeout=SLOW)
 
@@ -562,7 +577,7 @@ def test_a_key_is_asked_for_and_stays_in_the_tab(open_page, executor, talk, tmp_
         expect(page.locator("#result")).to_be_visible()
         page.evaluate(LISTEN)
         page.click("#play")
-        page.wait_for_function("window.sound?.currentTime > 0.1")
+        until(page, "window.sound?.currentTime > 0.1")
         assert not [url for url in tab.urls if secret in url]
         assert secret not in page.evaluate("JSON.stringify(localStorage) + document.cookie")
         page.click("#forget-key")
@@ -684,4 +699,5 @@ def test_no_file_of_the_page_is_missing_or_left_over():
         text = path.read_text()
         found = re.findall(r'(?:src|href)="web/([\w.]+)"|from "\./([\w.]+)"', text)
         named |= {one or other for one, other in found}
+    named.add("reference.css")  # of /docs
     assert named == {path.name for path in web.iterdir()} - {"index.html"}

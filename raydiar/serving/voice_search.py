@@ -91,10 +91,8 @@ class VoiceSearch:
 
 
 def _shown(hit: Hit, turns: Mapping[int, Any]) -> dict[str, Any]:
-    shown = {
-        name: getattr(hit, name)
-        for name in ("recording_id", "uri", "speaker", "score", "probability", "seconds", "columns")
-    }
+    names = ("uri", "speaker", "score", "probability", "seconds", "columns")
+    shown = {"recordingId": hit.recording_id} | {name: getattr(hit, name) for name in names}
     if hit.id in turns:
         shown["turns"] = [{"start": turn.start, "end": turn.end} for turn in turns[hit.id]]
     return shown
