@@ -27,6 +27,8 @@ def ray_cluster_specs() -> dict[str, dict]:
                 specs[path.name] = document["spec"]
             elif document["kind"] == "RayJob":
                 specs[path.name] = document["spec"]["rayClusterSpec"]
+            elif document["kind"] == "RayService":
+                specs[path.name] = document["spec"]["rayClusterConfig"]
     return specs
 
 

@@ -50,6 +50,7 @@ RAY_JOB = {
         "ttlSecondsAfterFinished",
     },
 }
+RAY_SERVICE = {"required": {"serveConfigV2", "rayClusterConfig"}, "optional": set()}
 AUTOSCALER = {"required": set(), "optional": {"version", "idleTimeoutSeconds", "resources"}}
 HEAD = {"required": {"rayStartParams", "template"}, "optional": {"serviceType"}}
 WORKERS = {
@@ -74,6 +75,9 @@ def check_resource(document: dict) -> None:
         check_fields(spec, RAY_JOB, "RayJob")
         assert spec["submissionMode"] in ("K8sJobMode", "HTTPMode", "SidecarMode")
         spec = spec["rayClusterSpec"]
+    elif document["kind"] == "RayService":
+        check_fields(spec, RAY_SERVICE, "RayService")
+        spec = spec["rayClusterConfig"]
     else:
         assert document["kind"] == "RayCluster"
     check_fields(spec, RAY_CLUSTER, "RayCluster")
@@ -97,7 +101,8 @@ def check_private(document: dict) -> None:
     """No way from outside to Ray's ports, and a token for who is inside."""
     assert document["kind"] != "Ingress"
     if document["apiVersion"] == "ray.io/v1":
-        spec = document["spec"].get("rayClusterSpec", document["spec"])
+        spec = document["spec"]
+        spec = spec.get("rayClusterSpec") or spec.get("rayClusterConfig") or spec
         assert spec["authOptions"] == {"mode": "token"}
         head = spec["headGroupSpec"]
         assert head.get("serviceType", "ClusterIP") == "ClusterIP"
@@ -195,9 +200,14 @@ def test_each_kind_of_worker_grows_by_itself_and_may_sit_on_spot_machines():
         assert tolerated["gpu"] == tolerated["cpu"] | {"nvidia.com/gpu"}
 
 
-def test_job_and_cluster_run_the_same_nodes():
-    job, cluster = (ray_cluster_specs()[name] for name in ("rayjob.yaml", "raycluster.yaml"))
+def test_job_cluster_and_service_run_the_same_nodes():
+    names = ("rayjob.yaml", "raycluster.yaml", "rayservice.yaml")
+    job, cluster, service = (copy.deepcopy(ray_cluster_specs()[name]) for name in names)
     assert job == cluster
+    for group in service["workerGroupSpecs"]:
+        assert (group["replicas"], group["minReplicas"]) == (1, 1)  # a server always answers
+        group |= {"replicas": 0, "minReplicas": 0}
+    assert service == cluster
 
 
 def test_pods_name_the_account_and_namespace_that_exist():
