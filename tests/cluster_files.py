@@ -78,9 +78,9 @@ def split(line: str) -> list[list[str]]:
     return [command for command in found + nested if command]
 
 
-def parse_ray(command: list[str]) -> None:
-    """Parse `ray …` with Ray's own command line; click.UsageError for what it does not know."""
-    group, arguments = ray_cli, command[1:]
+def parse_ray(command: list[str], cli: click.Group = ray_cli) -> None:
+    """Parse `ray …`, or `serve …`, with Ray's own command line; click.UsageError if it is wrong."""
+    group, arguments = cli, command[1:]
     while isinstance(group, click.Group):
         name = arguments.pop(0)
         if name not in group.commands:

@@ -32,6 +32,7 @@ from cluster_files import (
     split,
 )
 from packaging.requirements import Requirement
+from ray.serve.scripts import cli as serve_cli
 
 from raydiar.cli import app
 
@@ -338,6 +339,8 @@ def check_command(command: list[str]) -> None:
             assert (ROOT / word).is_file(), f"there is no {word}"
     if command[0] == "ray":
         parse_ray(command)
+    elif command[0] == "serve":
+        parse_ray(command, serve_cli)
     elif command[0] == "raydiar":
         parse_raydiar(command)
     elif command[0] == "python":
@@ -366,6 +369,9 @@ def test_every_command_exists_with_its_options():
         "python jobs/diarize.py --manifest s3://a --output s3://b",
         "raydiar corpus manifests s3://a --output b",
         "raydiar corpus manifest s3://a --out b",
+        "serve deploi cluster/serve.yaml",
+        "serve deploy --adress http://localhost:8265 cluster/serve.yaml",
+        "raydiar serve keys make somebody",
         "rm -rf cluster",
     ],
 )

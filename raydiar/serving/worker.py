@@ -40,6 +40,7 @@ from raydiar.windows import WindowGrid
 _RENEW_SECONDS = 2.0  # at most: a cancellation is seen then
 _IDLE_SECONDS = (0.2, 1.0)  # between looks at an empty queue, growing
 _AWAY_SECONDS = (0.2, 5.0)  # between tries at a database that does not answer, growing
+_GRACE_SECONDS = 8.0  # after an outage: all workers are back by then, and have renewed leases
 _MOMENT_SECONDS = 5.0  # until a job that failed for the moment is tried again, doubling
 _MACHINE_SECONDS = 15.0  # until a job is tried again that a machine failed at, perhaps elsewhere
 _MOST_DELAY = 300.0
@@ -120,13 +121,21 @@ class Worker:
                 await asyncio.sleep(_MACHINE_SECONDS)
 
     async def _claim(self) -> Job | None:
-        claim = self._told(self._jobs.claim, self.name, self._settings.lease_seconds)
-        claiming = asyncio.ensure_future(claim)
+        claim = partial(self._jobs.claim, self.name, self._settings.lease_seconds)
+        claiming = asyncio.get_running_loop().run_in_executor(self._threads, claim)
         try:
             return await asyncio.shield(claiming)
+        except DatabaseUnavailable as error:
+            logger.warning("%s", error)
+            # Leases expired meanwhile, but their holders live and have results to write: whoever
+            # claimed first now would have their work done again.
+            await self._told(self._jobs.queue_state)
+            await asyncio.sleep(_GRACE_SECONDS)
+            return None
         except asyncio.CancelledError:
             await asyncio.wait([claiming], timeout=_LAST_WORDS_SECONDS)
-            if claiming.done() and (job := claiming.result()) is not None:
+            claimed = claiming.done() and claiming.exception() is None
+            if claimed and (job := claiming.result()) is not None:
                 await self._write(job, self._giving_back(job))
             raise
 
