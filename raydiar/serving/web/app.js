@@ -103,7 +103,8 @@ async function submit(submission) {
     if (signal.aborted) return;
     showStart();
     choose(file);
-    notify(inWords(error), error.status === 413 ? null : () => submit(submission));
+    const inVain = [400, 403, 413].includes(error.status); // the same would be refused again
+    notify(inWords(error), inVain ? null : () => submit(submission));
   } finally {
     removeEventListener("beforeunload", warn);
   }

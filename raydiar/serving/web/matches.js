@@ -7,6 +7,7 @@ import { inWords } from "./messages.js";
 
 const MOST = 10;
 const MOST_TIMES = 5;
+const LEAST = 0.1; // probability: an index always has something that is nearest
 
 let search = null;
 
@@ -31,19 +32,16 @@ export async function showMatches(name, voiceprint) {
     const body = { voiceprint, k: MOST, includeTurns: true };
     const { results } = await call("POST", "v1/search", body, signal);
     const [{ matches }] = results;
-    state.textContent = matches.length ? "" : "Nobody in the index sounds like this.";
-    list.replaceChildren(...matches.map(item));
+    const likely = matches.filter((match) => (match.probability ?? 1) >= LEAST);
+    state.textContent = likely.length ? "" : "Nobody in the index sounds like this.";
+    list.replaceChildren(...likely.map(item));
   } catch (error) {
     if (!signal.aborted) state.textContent = inWords(error);
   }
 }
 
 function item(match) {
-  const sure =
-    match.probability == null
-      ? `similarity ${match.score.toFixed(2)}`
-      : `${percent(match.probability)} sure`;
-  const times = (match.turns ?? []).map((turn) => clock(turn.start));
+  const times = [...new Set((match.turns ?? []).map((turn) => clock(turn.start)))];
   const more = times.length - MOST_TIMES;
   const at = times.slice(0, MOST_TIMES).join(", ") + (more > 0 ? ` and ${more} more` : "");
   const when = at ? `at ${at}` : `${spoken(match.seconds)} of speech`;
@@ -52,6 +50,11 @@ function item(match) {
     {},
     make("span", { class: "match-name" }, match.recordingId),
     make("span", { class: "quiet" }, `${match.speaker} · ${when}`),
-    make("span", { class: "sure" }, sure),
+    make("span", {}, howSure(match)),
   );
+}
+
+function howSure({ probability, score }) {
+  if (probability == null) return `similarity ${score.toFixed(2)}`; // no calibration
+  return probability > 0.99 ? "over 99\u00a0% sure" : `${percent(probability)} sure`;
 }
