@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from dataclasses import replace
 
 import pytest
@@ -93,7 +94,7 @@ def test_without_a_good_key_nothing_is_answered(client, services):
             response = bare.request(method, path, headers=headers, json={})
             assert_problem(response, 401, "API key")
             assert response.headers["WWW-Authenticate"] == "Bearer"
-    assert client.get("/v1/test").json() == {"status": "ok"}
+    assert client.get("/v1/test").json()["status"] == "ok"
     services.keys.revoke(services.keys.list()[0].key_id)
     assert_problem(client.get("/v1/test"), 401, "not valid")
 
@@ -234,12 +235,8 @@ def test_jobs_are_canceled_at_once_or_when_their_worker_sees_it(client, services
     assert client.delete(f"/v1/jobs/{queued}").json()["status"] == "canceled"
     services.jobs.claim("worker", 60.0)
     assert client.post(f"/v1/jobs/{running}/cancel").json()["status"] == "running"
-    assert services.jobs.get(running, services.jobs.get(running, _owner(services)).owner)
+    assert services.jobs.get(running, services.keys.list()[0].key_id).cancel_requested
     assert client.post(f"/v1/jobs/{queued}/cancel").json()["status"] == "canceled"
-
-
-def _owner(services):
-    return services.keys.list()[0].key_id
 
 
 def test_the_list_of_jobs_has_pages(client, services):
@@ -274,6 +271,14 @@ def test_the_model_that_runs_is_no_reason_for_a_warning(tmp_path):
     upload(client)
     assert "warning" not in submit(client, model="community-1").json()
     assert pipeline in submit(client, model="precision-2").json()["warning"]
+
+
+def test_where_a_server_keeps_its_pipeline_is_not_told(tmp_path):
+    client = client_of(make_services(tmp_path, pipeline="/srv/models/pipeline"))
+    upload(client)
+    warning = submit(client, model="precision-2").json()["warning"]
+    assert "its own pipeline." in warning
+    assert "srv" not in warning
 
 
 @pytest.mark.parametrize(
@@ -463,6 +468,20 @@ def test_requests_have_a_limit_whatever_length_they_state(client):
     assert_problem(client.post("/v1/identify", content=body, headers=kind), 400)
 
 
+def test_a_server_below_a_path_takes_uploads_of_any_size(services):
+    _, secret = services.keys.create("ann")
+    below = TestClient(
+        create_api(services),
+        base_url="http://localhost",
+        root_path="/speakers",
+        headers={"Authorization": f"Bearer {secret}"},
+    )
+    response = below.post("/speakers/v1/media/input", json={"url": "media://a"})
+    target = response.json()["url"].replace("localhost/v1", "localhost/speakers/v1")
+    assert below.put(target, content=b"x" * 2**21).status_code == 200
+    assert "default-src 'self'" in below.get("/speakers/").headers["Content-Security-Policy"]
+
+
 def test_a_database_that_is_away_is_told_without_its_address(client, services, monkeypatch):
     def away():
         raise DatabaseUnavailable("the database postgresql://secret-host/x does not answer")
@@ -502,6 +521,7 @@ def test_request_ids_of_a_proxy_are_kept_if_they_are_ids(client):
 
 def test_addresses_without_anything_are_told_as_json(client):
     assert_problem(client.get("/nothing"), 404, "nothing at this address")
+    assert_problem(client.get("/web/nothing.js"), 404, "nothing at this address")
     assert_problem(client.get("/v1/diarize"), 405, "method")
     assert_problem(client.get("/web/../../jobs.py"), 404)
     assert_problem(client.get("/web/%2e%2e/jobs.py"), 404)
@@ -519,19 +539,29 @@ def test_metrics_tell_what_waits_and_what_runs(client, services):
     assert 'raydiar_audio_seconds{state="queued"} 3600.0' in lines
 
 
-def test_the_page_runs_only_its_own_scripts(services, tmp_path, monkeypatch):
-    from raydiar.serving import routes_server
+def test_the_page_runs_only_its_own_scripts(client):
+    for path in ("/", "/web/app.js", "/docs"):
+        response = client.get(path)
+        assert response.status_code == 200
+        policy = response.headers["Content-Security-Policy"]
+        assert "default-src 'self'" in policy
+        assert "unsafe" not in policy
+        assert "media-src 'self' blob: http://localhost" in policy
+        assert response.headers["Referrer-Policy"] == "no-referrer"
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
 
-    (tmp_path / "web").mkdir()
-    (tmp_path / "web" / "index.html").write_text("<title>raydiar</title>")
-    monkeypatch.setattr(routes_server, "WEB", tmp_path / "web")
-    response = TestClient(create_api(services)).get("/")
-    assert "<title>" in response.text
-    policy = response.headers["Content-Security-Policy"]
-    assert "default-src 'self'" in policy
-    assert "unsafe" not in policy
-    assert "media-src 'self' blob: http://localhost" in policy
-    assert response.headers["Referrer-Policy"] == "no-referrer"
+
+def test_the_documentation_can_be_read_without_the_internet(client):
+    text = client.get("/docs").text
+    assert "POST /v1/diarize/sync" in text
+    assert "integer, at least 1, at most 100" in text
+    assert "list of KnownVoice" in text
+    assert "<script" not in text
+    assert set(re.findall(r"(?:src|href)=.([^'\">]*)", text)) == {
+        "openapi.json",
+        "web/reference.css",
+        "web/style.css",
+    }
 
 
 def test_the_documentation_names_the_answers_that_are_given(client):

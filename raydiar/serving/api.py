@@ -40,6 +40,7 @@ def create_api(services: Services) -> FastAPI:
         version=__version__,
         description=DESCRIPTION,
         redirect_slashes=False,
+        docs_url=None,  # see `raydiar.serving.reference`
         redoc_url=None,
     )
     api.state.services = services

@@ -44,16 +44,17 @@ class Envelope:
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
         started = False
 
         async def send_with_headers(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                self._add_headers(MutableHeaders(scope=message), scope["path"], request_id)
+                self._add_headers(MutableHeaders(scope=message), path, request_id)
             await send(message)
 
-        limit = _limit(scope["path"])
+        limit = _limit(path)
         length = headers.get("content-length", "0")
         try:
             if limit is not None and length.isdecimal() and int(length) > limit:
@@ -75,7 +76,7 @@ class Envelope:
         headers["X-Request-Id"] = request_id
         headers["X-Content-Type-Options"] = "nosniff"
         headers["Referrer-Policy"] = "no-referrer"
-        if path == "/" or path.startswith("/web/"):
+        if path in ("/", "/docs") or path.startswith("/web/"):
             headers["Content-Security-Policy"] = self._page_policy
             headers["Cache-Control"] = "no-cache"
         else:

@@ -59,8 +59,10 @@ def frame_confidence(local: LocalSpeakers) -> FrameConfidence:
         posteriors = local.posteriors[block]
         active = local.active(start, start + _BLOCK_WINDOWS).astype(bool)
         sure[block] = np.where(active, posteriors, 255 - posteriors).min(axis=2)
-    covered = np.maximum(coverage(local.num_windows, grid), 1)
-    mean = overlap_sum(sure, grid, np.int32) / (255.0 * covered)
+    covered = coverage(local.num_windows, grid)
+    num_covered = np.flatnonzero(covered)[-1] + 1
+    mean = overlap_sum(sure, grid, np.int32) / (255.0 * np.maximum(covered, 1))
+    mean[num_covered:] = mean[num_covered - 1]  # windows end some frames before the recording
     resolution = grid.frame_step / grid.sample_rate
     num_frames = min(len(mean), int(np.ceil(local.duration / resolution)))
     return FrameConfidence(np.rint(100.0 * mean[:num_frames]).astype(np.uint8), resolution)

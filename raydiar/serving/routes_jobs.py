@@ -1,5 +1,6 @@
 """Jobs: queued, looked at, listed and canceled."""
 
+import re
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
@@ -35,7 +36,9 @@ from raydiar.serving.services import Services
 
 PRIORITY = 10  # those for whom somebody waits on the line go first
 
-JobId = Annotated[str, Path(alias="jobId", max_length=100)]
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+
+JobId = Annotated[str, Path(alias="jobId")]
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
@@ -105,8 +108,9 @@ def model_warning(services: Services, model: str | None) -> str | None:
     pipeline = services.settings.pipeline
     if model is None or (pipeline or "").endswith(f"speaker-diarization-{model}"):
         return None
-    own = f"its own pipeline ({pipeline})" if pipeline else "its own pipeline"
-    return f"The model {model} is not available here: this server uses {own}."
+    # a folder of the server is none of a client's business
+    name = f" ({pipeline})" if _HUB_NAME.fullmatch(pipeline or "") else ""
+    return f"The model {model} is not available here: this server uses its own pipeline{name}."
 
 
 def _submit(services: Services, owner: str, kind: str, body: JobRequest) -> JobCreated:

@@ -47,7 +47,7 @@ def make_download_url(body: MediaRequest, owner: Owner, services: UsedServices) 
 
 @router.put(
     "/upload/{key:path}",
-    responses=responses(400, 403, 413, 503),
+    responses=responses(400, 403, 404, 413, 503),
     openapi_extra={
         "requestBody": {
             "required": True,

@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from fastapi import APIRouter
-from fastapi.responses import FileResponse, Response
+from fastapi import APIRouter, Request
+from fastapi.responses import FileResponse, HTMLResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
+from raydiar.serving import reference
 from raydiar.serving.access import UsedServices
 from raydiar.serving.answers import StatusAnswer
 from raydiar.serving.problems import responses
@@ -19,7 +19,7 @@ from raydiar.serving.queue_limits import QueueState
 WEB = Path(__file__).with_name("web")
 
 router = APIRouter(tags=["server"])
-page_files = StaticFiles(directory=WEB, check_dir=False)
+page_files = StaticFiles(directory=WEB)
 
 
 @router.get("/healthz", responses=responses(503))
@@ -47,10 +47,12 @@ def read_metrics(services: UsedServices) -> Response:
 
 @router.get("/", include_in_schema=False)
 def show_page() -> Response:
-    index = WEB / "index.html"
-    if not index.is_file():
-        raise HTTPException(404, "This server has no page. See /docs.")
-    return FileResponse(index)
+    return FileResponse(WEB / "index.html")
+
+
+@router.get("/docs", include_in_schema=False)
+def show_reference(request: Request) -> Response:
+    return HTMLResponse(reference.render(request.app.openapi()))
 
 
 class _QueueMetrics(Collector):

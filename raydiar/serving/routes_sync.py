@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from raydiar.errors import MediaTooLarge
 from raydiar.serving.access import Owner, UsedServices
 from raydiar.serving.answers import JobAnswer, job_response
 from raydiar.serving.job_records import Job
@@ -25,7 +26,6 @@ from raydiar.serving.routes_jobs import known
 from raydiar.serving.routes_media import store
 from raydiar.serving.schemas import Options
 from raydiar.serving.services import Services
-from raydiar.serving.streams import check_size
 
 PRIORITY = 0
 JSON, RTTM, CSV = "application/json", "text/rttm", "text/csv"
@@ -85,8 +85,8 @@ async def diarize_now(
     form = form_of(request.headers.get("content-type"))
     max_bytes = services.settings.max_bytes
     length = request.headers.get("content-length", "")
-    if length.isdecimal():
-        check_size(int(length), max_bytes + (_FORM_BYTES if form else 0), "The recording")
+    if length.isdecimal() and int(length) > max_bytes + (_FORM_BYTES if form else 0):
+        raise _too_large(max_bytes)
     chunks = request.stream() if form is None else form.file_chunks(request.stream())
     async with _uploaded(services, owner, chunks, max_bytes) as url:
         if form is not None:
@@ -94,7 +94,7 @@ async def diarize_now(
         document = options.model_dump(by_alias=True, exclude_none=True)
         job = await _run(services, owner, document, url, request)
     if media_type == JSON:
-        return job_response(job)
+        return await run_in_threadpool(job_response, job)
     filename = form.filename if form else None
     return await run_in_threadpool(_as_text, job.output, uri_of(filename), media_type)
 
@@ -122,13 +122,22 @@ async def _uploaded(
 ) -> AsyncIterator[str]:
     """URL of an upload that is there while the block lasts."""
     key = f"sync/{uuid.uuid4().hex}"
-    record = await store(services, owner, key, chunks, max_bytes)
+    try:
+        record = await store(services, owner, key, chunks, max_bytes)
+    except MediaTooLarge as error:
+        raise _too_large(max_bytes) from error  # of a key that the client did not choose
     try:
         if not record.num_bytes:
             raise HTTPException(400, "The recording is empty.")
         yield SCHEME + key
     finally:
         await _finish(_delete(services, owner, key, record))
+
+
+def _too_large(max_bytes: int) -> HTTPException:
+    return HTTPException(
+        413, f"The recording is larger than {max_bytes} bytes. Send a shorter one, or compress it."
+    )
 
 
 async def _delete(services: Services, owner: str, key: str, record) -> None:

@@ -63,9 +63,10 @@ async function errorOf(response) {
 /** The server's own words in an error's body, with what it says of single fields. */
 function messageIn(text) {
   try {
-    const { message, errors } = JSON.parse(text);
-    const details = (errors ?? []).map((error) => error.message).filter(Boolean);
-    return [...new Set([message, ...details])].filter(Boolean).join(" ");
+    const { message = "", errors } = JSON.parse(text);
+    const details = (errors ?? []).map((error) => error.message ?? "");
+    const more = details.filter((detail) => !message.includes(detail));
+    return [message, ...more].join(" ");
   } catch {
     return ""; // a proxy's page, perhaps
   }

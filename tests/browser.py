@@ -1,0 +1,99 @@
+"""A real Chromium without a window, and visits to a page that note all that went wrong."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+ARTIFACTS = Path(__file__).resolve().parents[1] / ".artifacts"  # screenshots, to be looked at
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+def find_chromium() -> str | None:
+    """Its path; installs Debian's where we may."""
+    path = _look()
+    if path is None and os.getuid() == 0 and shutil.which("apt-get"):
+        quiet = {"env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, "capture_output": True}
+        subprocess.run(["apt-get", "update"], **quiet)
+        install = ["apt-get", "install", "-y", "--no-install-recommends"]
+        subprocess.run([*install, "chromium", "fonts-dejavu-core"], **quiet)
+        path = _look()
+    return path
+
+
+def _look() -> str | None:
+    return next(filter(None, map(shutil.which, _NAMES)), None)
+
+
+@contextmanager
+def running(path: str) -> Iterator[Browser]:
+    """A browser; while it runs, its thread has a running event loop."""
+    with sync_playwright() as playwright:
+        # Chromium's sandbox refuses to run as root
+        arguments = ["--no-sandbox"] if os.getuid() == 0 else []
+        browser = playwright.chromium.launch(executable_path=path, args=arguments)
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Visit:
+    """One tab, and what it did.
+
+    Attributes
+    ----------
+    page : Page
+    problems : list of str
+        What the console says is wrong: exceptions, breaches of the content security policy,
+        requests that failed.
+    urls : list of str
+        Of all requests.
+    """
+
+    page: Page
+    problems: list[str] = field(default_factory=list)
+    urls: list[str] = field(default_factory=list)
+
+    def screenshot(self, name: str) -> None:
+        ARTIFACTS.mkdir(exist_ok=True)
+        self.page.screenshot(path=ARTIFACTS / f"{name}.png", full_page=True)
+
+    def expect_problems(self, *parts: str) -> None:
+        """Take note of problems that belong to a test, one for each part of a message."""
+        for part in parts:
+            found = next((problem for problem in self.problems if part in problem), None)
+            assert found, f"no {part!r} in {self.problems}"
+            self.problems.remove(found)
+
+
+def visit(context: BrowserContext, url: str) -> Visit:
+    """Open a page in a new tab."""
+    made = Visit(context.new_page())
+    made.page.set_default_timeout(10_000)
+
+    def told(message) -> None:
+        if message.type in ("error", "warning"):
+            made.problems.append(message.text)
+
+    made.page.on("console", told)
+    made.page.on("pageerror", lambda error: made.problems.append(str(error)))
+    made.page.on("request", lambda request: made.urls.append(request.url))
+    made.page.goto(url)
+    return made
+
+
+def foreign(urls: list[str], own: str) -> list[str]:
+    """Those that lead to other hosts."""
+    return [
+        url
+        for url in urls
+        if urlsplit(url).scheme not in ("blob", "data")
+        and urlsplit(url).netloc != urlsplit(own).netloc
+    ]
