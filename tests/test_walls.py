@@ -81,6 +81,8 @@ def test_imports_go_down(path):
         ("import raydiar.serving.jobs, raydiar.serving.keys", {"ray", "torch", "numpy"}),
         ("import raydiar.serving.media, raydiar.serving.fetching", {"ray", "torch"}),
         ("import raydiar.serving.webhooks, raydiar.serving.voiceprint_text", {"ray", "torch"}),
+        ("import raydiar.serving.commands", {"ray", "torch", "fastapi", "sqlalchemy"}),
+        ("import raydiar.serving.app", {"torch"}),
     ],
 )
 def test_imports_are_light(code, absent):

@@ -126,7 +126,7 @@ def _placed(local: LocalSpeakers, of: PcmSlice) -> LocalSpeakers:
     )
 
 
-@serve.deployment(health_check_period_s=2)
+@serve.deployment(health_check_period_s=2, graceful_shutdown_wait_loop_s=0.5)
 class LocalInferenceDeployment:
     """A replica with the networks; its process ends when its device fails, and Serve starts anew.
 

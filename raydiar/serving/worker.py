@@ -234,7 +234,11 @@ class Worker:
                 pause = min(_AWAY_SECONDS[1], 2 * pause)
 
 
-@serve.deployment(health_check_period_s=2, graceful_shutdown_timeout_s=3 * _LAST_WORDS_SECONDS)
+@serve.deployment(
+    health_check_period_s=2,
+    graceful_shutdown_wait_loop_s=0.1,  # nobody calls it: there is nothing to wait for
+    graceful_shutdown_timeout_s=3 * _LAST_WORDS_SECONDS,
+)
 class WorkerDeployment:
     """A replica that works off the queue; nobody calls it.
 
