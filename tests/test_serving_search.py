@@ -10,7 +10,7 @@ from raydiar.serving.voice_search import VoiceSearch
 from raydiar.voiceprints import builder
 
 EMBEDDING = ("e" * 64, "cut")
-SHOWN = {"recording_id", "uri", "speaker", "score", "probability", "seconds", "columns"}
+SHOWN = {"recordingId", "uri", "speaker", "score", "probability", "seconds", "columns"}
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_matches_show_the_recording_and_when_the_voice_speaks(index):
     uri, recordings, _ = index
     search = VoiceSearch(uri, *EMBEDDING)
     [[match]] = search(voiceprint(recordings[2]), 1, include_turns=True)
-    assert match["recording_id"] == recordings[2].uri
+    assert match["recordingId"] == recordings[2].uri
     assert match["speaker"] == "SPEAKER_01"
     assert match["score"] == pytest.approx(1.0, abs=1e-3)
     assert match["columns"] == {"language": "en"}
@@ -46,10 +46,10 @@ def test_matches_show_the_recording_and_when_the_voice_speaks(index):
 def test_recordings_that_are_added_later_are_found(index, monkeypatch):
     uri, recordings, more = index
     search = VoiceSearch(uri, *EMBEDDING)
-    assert search(voiceprint(recordings[7]), 1)[0][0]["recording_id"] != recordings[7].uri
+    assert search(voiceprint(recordings[7]), 1)[0][0]["recordingId"] != recordings[7].uri
     builder.add(uri, [more])
     monkeypatch.setattr(voice_search, "_LOOK_SECONDS", 0.0)
-    assert search(voiceprint(recordings[7]), 1)[0][0]["recording_id"] == recordings[7].uri
+    assert search(voiceprint(recordings[7]), 1)[0][0]["recordingId"] == recordings[7].uri
 
 
 def test_an_index_that_cannot_be_read_anew_is_used_as_it_was(index, monkeypatch, tmp_path):
@@ -57,7 +57,7 @@ def test_an_index_that_cannot_be_read_anew_is_used_as_it_was(index, monkeypatch,
     search = VoiceSearch(uri, *EMBEDDING)
     monkeypatch.setattr(voice_search, "_LOOK_SECONDS", 0.0)
     (tmp_path / "index" / "CURRENT").write_text("not a generation")
-    assert search(voiceprint(recordings[2]), 1)[0][0]["recording_id"] == recordings[2].uri
+    assert search(voiceprint(recordings[2]), 1)[0][0]["recordingId"] == recordings[2].uri
 
 
 def test_an_index_of_another_embedding_is_refused(index):
