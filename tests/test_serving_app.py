@@ -22,6 +22,7 @@ from ray import serve
 from ray.serve.schema import ServeDeploySchema
 from scripted_web import body, serving
 from typer.testing import CliRunner
+from voiceprint_corpus import write_dataset
 
 from raydiar.audio import decode
 from raydiar.cli import app as cli
@@ -32,6 +33,7 @@ from raydiar.serving.app import build
 from raydiar.serving.settings import ServeSettings
 from raydiar.serving.stores import Stores, open_stores
 from raydiar.serving.webhooks import verify_signature
+from raydiar.voiceprints import builder
 
 ROOT = Path(__file__).resolve().parents[1]
 SECRET = "the secret of the webhooks"
@@ -80,7 +82,22 @@ class Running:
 
 
 @pytest.fixture(scope="module")
-def server(local_ray, tmp_path_factory):
+def expected(pipeline, sample_wav):
+    """What the pipeline says in process."""
+    return pipeline(sample_wav)
+
+
+@pytest.fixture(scope="module")
+def index(pipeline, expected, tmp_path_factory) -> str:
+    """A voiceprint index of one recording, which is the sample."""
+    folder = tmp_path_factory.mktemp("voices")
+    corpus = write_dataset(folder / "corpus", [expected], pipeline=pipeline.describe())
+    builder.build(str(folder / "index"), [corpus])
+    return str(folder / "index")
+
+
+@pytest.fixture(scope="module")
+def server(local_ray, index, tmp_path_factory):
     folder = tmp_path_factory.mktemp("server")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -88,6 +105,7 @@ def server(local_ray, tmp_path_factory):
         device="cpu",
         database=f"sqlite:///{folder}/server.sqlite",
         media=str(folder / "media"),
+        index=index,
         jobs_per_worker=3,
         slice_seconds=15.0,
         lease_seconds=3.0,
@@ -108,12 +126,6 @@ def server(local_ray, tmp_path_factory):
         running.start()
         yield running
     serve.shutdown()
-
-
-@pytest.fixture(scope="module")
-def expected(pipeline, sample_wav):
-    """What the pipeline says in process."""
-    return pipeline(sample_wav)
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +172,18 @@ def test_the_official_client_gets_what_the_pipeline_says(
         text = output["speakerVoiceprints"][speaker.speaker]
         served = voiceprint_text.decode(text, *made_by)
         np.testing.assert_allclose(served, speaker.embedding, rtol=1e-5, atol=1e-5)
+
+    last = expected.speakers[-1]
+    query = {"jobId": job_id, "speaker": last.speaker}
+    answer = server.http.post("/v1/search", json={"speakerVoiceprint": query, "includeTurns": True})
+    match = answer.json()["results"][0]["matches"][0]
+    assert (match["recording_id"], match["speaker"]) == (expected.uri, last.speaker)
+    assert match["score"] == pytest.approx(1.0, abs=0.01)  # the index keeps a byte a number
+    assert len(match["turns"]) == len([t for t in expected.turns if t.speaker == last.speaker])
+    where = {"speakerVoiceprint": query, "where": {"colour": "red"}}
+    refused = server.http.post("/v1/search", json=where)
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (400, "where")
+    assert "Traceback" not in refused.text
 
     clip = decode(sample_wav, start=21.8, duration=6.0)
     path = write(tmp_path / "one.wav", clip / 32768.0, 16000, "pcm_s16le")
