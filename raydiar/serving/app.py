@@ -179,7 +179,7 @@ def _inference(
             max_replicas=placement.max_replicas,
             target_ongoing_requests=2.0 * slices_per_batch(settings, placement.device),
         ),
-        ray_actor_options={"num_cpus": placement.num_threads, "num_gpus": placement.num_gpus},
+        ray_actor_options={"num_cpus": placement.num_cpus, "num_gpus": placement.num_gpus},
     ).bind(pipeline, placement.device, placement.num_threads, seconds)
 
 

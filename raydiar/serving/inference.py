@@ -80,7 +80,7 @@ class SliceInference:
         The latter is brought to this machine first.
     device : str
     num_threads : int
-        Of torch, on a CPU.
+        Of torch, on a CPU; no more than there are cores.
     """
 
     def __init__(self, pipeline: LocalPipeline | PipelineConfig, device: str, num_threads: int):
@@ -89,7 +89,7 @@ class SliceInference:
         from raydiar.pipelines.speaker_diarization import local_inference
 
         if device == "cpu":
-            torch.set_num_threads(num_threads)
+            torch.set_num_threads(min(num_threads, os.cpu_count() or 1))
         if isinstance(pipeline, PipelineConfig):
             pipeline = pipeline.localize()
         self._inference = local_inference(pipeline, device)

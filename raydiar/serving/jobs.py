@@ -123,6 +123,17 @@ class JobStore:
             )
             return read_jobs(connection, jobs.c.job_id == job_id)[0]
 
+    def check_room(self) -> None:
+        """Refuse a job before its recording is uploaded.
+
+        Raises
+        ------
+        QueueFull
+            When no more may wait.
+        """
+        with self._database.read() as connection:
+            check_limits(connection, self._limits, 0.0)
+
     def get(self, job_id: str, owner: str) -> Job | None:
         """Read a job of this owner, with its output; None for another's and for an unknown one."""
         if not is_uuid(job_id):

@@ -34,14 +34,17 @@ class InferencePlacement:
     ----------
     device : str
         "cuda" or "cpu"
+    num_cpus : int
+        That it asks Ray for.
     num_threads : int
-        Of torch on a CPU, and CPUs.
+        Of torch on a CPU, at most; no more than there are cores.
     num_gpus : float
         Less than one where replicas share a GPU.
     max_replicas : int
     """
 
     device: str
+    num_cpus: int
     num_threads: int
     num_gpus: float
     max_replicas: int
@@ -61,12 +64,15 @@ def place_inference(settings: ServeSettings) -> InferencePlacement:
         share = min(1.0, placement.max_actors / most)
         # GPUs are whole, or whole parts of one
         share = share if share == 1.0 else 1.0 / math.ceil(1.0 / share)
-        return InferencePlacement("cuda", 1, share, most)
+        return InferencePlacement("cuda", 1, 1, share, most)
     cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     others = settings.num_workers * (WORKER_CPUS + RESOLVE_CPUS) + INGRESS_CPUS + SEARCH_CPUS
     cpus[cpus.index(max(cpus))] -= math.ceil(round(others - 1.0, 3))
-    _, num_threads = fit_actors(cpus, most)
-    return InferencePlacement("cpu", num_threads, 0.0, most)
+    _, num_cpus = fit_actors(cpus, most)
+    # what waits most of the time is no reason for a core to: a replica that has a node to itself
+    # may use all its cores
+    num_threads = num_cpus + (most <= len(cpus))
+    return InferencePlacement("cpu", num_cpus, num_threads, 0.0, most)
 
 
 def completed(settings: ServeSettings) -> ServeSettings:

@@ -87,6 +87,7 @@ async def diarize_now(
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > max_bytes + (_FORM_BYTES if form else 0):
         raise _too_large(max_bytes)
+    await run_in_threadpool(services.jobs.check_room)  # sooner than after an upload
     chunks = request.stream() if form is None else form.file_chunks(request.stream())
     async with _uploaded(services, owner, chunks, max_bytes) as url:
         if form is not None:
