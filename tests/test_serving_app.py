@@ -177,7 +177,7 @@ def test_the_official_client_gets_what_the_pipeline_says(
     query = {"jobId": job_id, "speaker": last.speaker}
     answer = server.http.post("/v1/search", json={"speakerVoiceprint": query, "includeTurns": True})
     match = answer.json()["results"][0]["matches"][0]
-    assert (match["recording_id"], match["speaker"]) == (expected.uri, last.speaker)
+    assert (match["recordingId"], match["speaker"]) == (expected.uri, last.speaker)
     assert match["score"] == pytest.approx(1.0, abs=0.01)  # the index keeps a byte a number
     assert len(match["turns"]) == len([t for t in expected.turns if t.speaker == last.speaker])
     where = {"speakerVoiceprint": query, "where": {"colour": "red"}}
