@@ -240,6 +240,19 @@ def test_a_job_put_off_waits_its_time_and_lets_others_pass(store, clock):
     assert (again.job_id, again.attempt, again.error) == (put_off.job_id, 2, "503")
 
 
+def test_of_many_jobs_those_that_are_over(store):
+    waiting, running, done, canceled = (add(store).job_id for _ in range(4))
+    store.cancel(canceled, "ann")
+    store.cancel(waiting, "ann")
+    waiting = add(store).job_id
+    claimed = {job.job_id: job for job in (store.claim("worker", 30.0) for _ in range(2))}
+    assert claimed.keys() == {running, done}
+    store.succeed(claimed[done], {})
+    asked = [waiting, running, done, canceled, "gone"]
+    assert store.over(asked) == {done, canceled, "gone"}
+    assert store.over([]) == set()
+
+
 def test_canceling_a_queued_job(store):
     job = add(store, webhook="https://me")
     assert store.cancel(job.job_id, "bob") is None
@@ -322,11 +335,14 @@ def test_made_up_cursors_are_refused(store, cursor):
 
 def test_the_queue_is_limited_in_jobs(database, clock):
     store = JobStore(database, QueueLimits(max_jobs=2, retry_after=7.0), clock=clock)
+    store.check_room()
     add(store, "ann")
     add(store, "bob")
     with pytest.raises(QueueFull, match="2 jobs wait, and no more than 2 may") as refusal:
         add(store, "cid")
     assert refusal.value.retry_after == 7.0
+    with pytest.raises(QueueFull):
+        store.check_room()
     store.claim("worker", 30.0)
     add(store, "cid")  # running ones do not wait
 

@@ -16,6 +16,7 @@ from raydiar.serving import (
 )
 from raydiar.serving.middleware import Envelope
 from raydiar.serving.services import Services
+from raydiar.serving.waiting import Ends
 
 DESCRIPTION = """
 Who spoke when, for recordings of up to a day. The routes are those of pyannoteAI's REST interface,
@@ -44,6 +45,7 @@ def create_api(services: Services) -> FastAPI:
         redoc_url=None,
     )
     api.state.services = services
+    api.state.ends = Ends(services.jobs)
     for routes in (routes_sync, routes_jobs, routes_media, routes_search, routes_server):
         api.include_router(routes.router)
     api.mount("/web", routes_server.page_files)

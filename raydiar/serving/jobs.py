@@ -142,6 +142,15 @@ class JobStore:
             where = sa.and_(jobs.c.job_id == job_id, jobs.c.owner == owner)
             return next(iter(read_jobs(connection, where, output=WITH_OUTPUT)), None)
 
+    def over(self, job_ids: Sequence[str]) -> set[str]:
+        """Those of some jobs that have ended, or are gone."""
+        ended = jobs.c.status.in_(("succeeded", "failed", "canceled"))
+        where = sa.and_(jobs.c.job_id.in_(job_ids), sa.not_(ended))
+        with self._database.read() as connection:
+            return set(job_ids).difference(
+                connection.scalars(sa.select(jobs.c.job_id).where(where))
+            )
+
     def list(
         self,
         owner: str,

@@ -30,7 +30,7 @@ from raydiar.serving.services import Services
 PRIORITY = 0
 JSON, RTTM, CSV = "application/json", "text/rttm", "text/csv"
 
-_FIRST_WAIT, _LAST_WAIT = 0.05, 0.5  # seconds between looks at a job
+_STILL_THERE_SECONDS = 0.5  # between looks whether the client is
 _FORM_BYTES = 2**17  # that a form may have besides its file
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
@@ -173,14 +173,15 @@ async def _run(services: Services, owner: str, document: dict, url: str, request
 
 
 async def _wait(services: Services, owner: str, job: Job, request: Request) -> Job:
-    wait = _FIRST_WAIT
-    while job.status not in ("succeeded", "failed", "canceled"):
-        await asyncio.sleep(wait)
-        wait = min(1.2 * wait, _LAST_WAIT)
-        if await request.is_disconnected():
-            raise ClientDisconnect
-        job = known(await run_in_threadpool(services.jobs.get, job.job_id, owner))
-    return job
+    end = asyncio.ensure_future(request.app.state.ends.of(job.job_id))
+    try:
+        while not (await asyncio.wait({end}, timeout=_STILL_THERE_SECONDS))[0]:
+            if await request.is_disconnected():
+                raise ClientDisconnect
+        end.result()
+    finally:
+        end.cancel()
+    return known(await run_in_threadpool(services.jobs.get, job.job_id, owner))
 
 
 async def _finish(cleaning) -> None:
