@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -245,8 +246,18 @@ def test_a_client_that_hangs_up_cancels_its_job(services):
     assert_nothing_left(services)
 
 
-def test_a_server_that_ends_the_request_cancels_its_job(services):
+@pytest.mark.parametrize("creating", [False, True])
+def test_a_server_that_ends_the_request_cancels_its_job(services, monkeypatch, creating):
     """As Ray Serve does when a client hangs up: the route is cancelled, wherever it is."""
+    create = services.jobs.create
+
+    def slow(*arguments, **options):
+        job = create(*arguments, **options)
+        time.sleep(0.5)
+        return job
+
+    if creating:
+        monkeypatch.setattr(services.jobs, "create", slow)
     _, secret = services.keys.create("ann")
     owner = services.keys.list()[0].key_id
     headers = {"Authorization": f"Bearer {secret}"}

@@ -3,7 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from raydiar.errors import MediaTooLarge
+from raydiar.errors import MediaTooLarge, RaydiarError
 from raydiar.serving.access import Owner, UsedServices
 from raydiar.serving.answers import JobAnswer, job_response
 from raydiar.serving.job_records import Job
@@ -157,19 +157,26 @@ async def _run(services: Services, owner: str, document: dict, url: str, request
         When nobody waits any more; the job is canceled.
     QueueFull
     """
-    job = await run_in_threadpool(
-        services.jobs.create, owner, "diarize", document, url, priority=PRIORITY
+    creating = asyncio.ensure_future(
+        run_in_threadpool(services.jobs.create, owner, "diarize", document, url, priority=PRIORITY)
     )
     try:
-        job = await _wait(services, owner, job, request)
+        # shielded: a client that hangs up just now must not leave a job behind
+        job = await _wait(services, owner, await asyncio.shield(creating), request)
     except BaseException:
-        await _finish(run_in_threadpool(services.jobs.cancel, job.job_id, owner))
+        await _finish(_cancel(services, owner, creating))
         raise
     if job.status == "failed":
         raise HTTPException(422, job.error)
     if job.status == "canceled":
         raise HTTPException(409, "The job was canceled.")
     return job
+
+
+async def _cancel(services: Services, owner: str, creating: asyncio.Future[Job]) -> None:
+    with suppress(RaydiarError):  # then there is no job
+        job = await creating
+        await run_in_threadpool(services.jobs.cancel, job.job_id, owner)
 
 
 async def _wait(services: Services, owner: str, job: Job, request: Request) -> Job:
