@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from pyannote.metrics.diarization import DiarizationErrorRate
 from rich import print
 
 from raydiar import audio
@@ -103,14 +104,18 @@ def main() -> None:
     summary = diarize_corpus(str(where / "corpus" / "manifest.jsonl"), str(where / "dataset"))
     print(str(summary))
     results = {"seconds of the job": time.monotonic() - begun, "cases": {}}
-    truth, unheard = {}, 0
+    truth, unheard, error_rate = {}, 0, DiarizationErrorRate()
     for row in dataset.open(str(where / "dataset")).to_table().to_pylist():
         output = dataset.to_diarization(row)
         for speaker, person in who(output, labels[row["recording_id"]]).items():
             truth[row["recording_id"], speaker] = person
+        label = labels[row["recording_id"]]
+        error_rate(label.speaker_diarization, output.speaker_diarization)
         unheard += sum(speaker.embedding is None for speaker in output.speakers)
     spoken = sum(len(label.labels()) for label in labels.values())
     print(f"{spoken} voices spoke; {len(truth)} were heard, {unheard} of them without voiceprint")
+    results["DER"] = abs(error_rate)
+    print(f"DER {results['DER']:.1%}")
     builder.build(str(where / "index"), [str(where / "dataset")])
     index = VoiceprintIndex.open(str(where / "index"))
     generation = index.generation
