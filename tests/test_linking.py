@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from voiceprint_corpus import Voices, conversations, diarized, write_dataset
+from voiceprint_corpus import CALIBRATION, Voices, conversations, diarized, write_dataset
 
 from raydiar.audio import decode
 from raydiar.errors import (
@@ -290,7 +290,7 @@ def test_enrolled_names_are_those_of_identities(tmp_path):
 
 
 def test_the_threshold_follows_from_calibration_and_size(index):
-    calibration = builder_calibration()
+    calibration = CALIBRATION
     few = LinkingParameters().threshold_for(5, calibration)
     many = LinkingParameters().threshold_for(5000, calibration)
     huge = LinkingParameters().threshold_for(10**9, calibration)
@@ -305,12 +305,6 @@ def test_the_threshold_follows_from_calibration_and_size(index):
     assert linking.threshold == LinkingParameters().threshold_for(240, calibration)
     row = linking.identities.to_pylist()[0]
     assert row["probability"] == pytest.approx(calibration.probability(row["score"]))
-
-
-def builder_calibration():
-    from test_voiceprint_search import CALIBRATION
-
-    return CALIBRATION
 
 
 def test_what_makes_no_sense_is_refused(index, tmp_path):

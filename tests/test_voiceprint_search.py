@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from voiceprint_corpus import Voices, conversations, diarized, write_dataset
+from voiceprint_corpus import CALIBRATION, Voices, conversations, diarized, write_dataset
 
 from raydiar.corpus import dataset
 from raydiar.corpus.folder import Folder
@@ -23,19 +23,8 @@ from raydiar.voiceprints.search import (
     search_speaker,
     turns_of,
 )
-from raydiar.voiceprints.verification import Calibration
 
 VOICES = Voices(40)
-CALIBRATION = Calibration(
-    embedding="e" * 64,
-    embedding_mode="cut",
-    scoring="cosine",
-    method="logistic",
-    scores=(0.0, 1.0),
-    ratios=(-20.0, 20.0),
-    thresholds=(0.2, 0.6),
-    false_accept_rates=(0.1, 0.0001),
-)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from voiceprint_corpus import Voices, conversations, diarized, write_dataset
+from voiceprint_corpus import CALIBRATION, Voices, conversations, diarized, write_dataset
 
 from raydiar.errors import ConfigError, VoiceprintIndexError, VoiceprintNotFound
 from raydiar.voiceprints import builder, enrolment
@@ -22,21 +22,10 @@ from raydiar.voiceprints.batch import search_dataset
 from raydiar.voiceprints.index import VoiceprintIndex
 from raydiar.voiceprints.search import search, search_name, search_speaker
 from raydiar.voiceprints.segment_writer import Layout
-from raydiar.voiceprints.verification import Calibration
 
 JOBS = Path(__file__).resolve().parents[1] / "jobs"
 VOICES = Voices(40)
 TWIN = VOICES.say(np.array([7]))[0]
-CALIBRATION = Calibration(
-    embedding="e" * 64,
-    embedding_mode="cut",
-    scoring="cosine",
-    method="logistic",
-    scores=(0.0, 1.0),
-    ratios=(-20.0, 20.0),
-    thresholds=(0.2, 0.6),
-    false_accept_rates=(0.1, 0.0001),
-)
 
 
 @pytest.fixture(scope="module")

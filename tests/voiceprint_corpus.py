@@ -13,12 +13,24 @@ from raydiar.corpus import dataset
 from raydiar.corpus.folder import Folder
 from raydiar.corpus.manifest import RECORDING_FIELDS
 from raydiar.diarization import Diarization, Speaker, Turn
+from raydiar.voiceprints.verification import Calibration
 
 DIMENSION = 192
 PIPELINE = dict.fromkeys(dataset.PIPELINE.names, "x") | {
     "embedding": "e" * 64,
     "embedding_mode": "cut",
 }
+# of the voiceprints of `PIPELINE`
+CALIBRATION = Calibration(
+    embedding="e" * 64,
+    embedding_mode="cut",
+    scoring="cosine",
+    method="logistic",
+    scores=(0.0, 1.0),
+    ratios=(-20.0, 20.0),
+    thresholds=(0.2, 0.6),
+    false_accept_rates=(0.1, 0.0001),
+)
 CARRIED = pa.schema([("language", pa.string()), ("episode", pa.int64())])
 
 

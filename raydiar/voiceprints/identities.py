@@ -24,13 +24,9 @@ IDENTITIES = pa.schema(
         pa.field("uri", pa.string(), nullable=False),
         pa.field("speaker", pa.string(), nullable=False),
         pa.field("seconds", pa.float64(), nullable=False),  # of speech behind the voiceprint
-        pa.field(
-            "short", pa.bool_(), nullable=False
-        ),  # too little to found an identity with others
-        pa.field(
-            "score", pa.float32()
-        ),  # mean cosine with the identity's other voices; null if none
-        pa.field("probability", pa.float64()),  # that `score` is one person's; null without it
+        pa.field("short", pa.bool_(), nullable=False),  # too little speech to found an identity
+        pa.field("score", pa.float32()),  # mean cosine with the identity's others; null if alone
+        pa.field("probability", pa.float64()),  # that `score` is one person's, at even odds
         pa.field("name", pa.string()),  # of the enrolled person
     ]
 )

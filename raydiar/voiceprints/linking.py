@@ -18,7 +18,7 @@ from raydiar.errors import ConfigError, VoiceprintNotFound
 from raydiar.voiceprints.identities import IDENTITIES, number_people, publish, read_identities
 from raydiar.voiceprints.index import VoiceprintIndex
 from raydiar.voiceprints.mutual import PROBES, Mutual, mutual_neighbors
-from raydiar.voiceprints.refinement import refine
+from raydiar.voiceprints.refinement import Groups, refine
 from raydiar.voiceprints.search import voiceprint_of
 from raydiar.voiceprints.verification import Calibration
 
@@ -236,24 +236,20 @@ def _join_short(vectors, recordings, links: Mutual, people, short, threshold) ->
     people = people.copy()
     touched, place = np.unique(candidates[:, 1], return_inverse=True)
     members = np.flatnonzero(np.isin(people, touched))
-    sums = np.zeros((len(touched), vectors.shape[1]))
     slots = np.searchsorted(touched, people[members])
-    np.add.at(sums, slots, vectors[members])
-    sizes = np.bincount(slots)
-    scores = np.einsum("cd,cd->c", sums[place] / sizes[place, None], vectors[candidates[:, 0]])
-    heard = [set() for _ in touched]
-    if recordings is not None:
-        for slot, member in zip(slots.tolist(), members.tolist(), strict=True):
-            heard[slot].add(recordings[member])
+    own = None if recordings is None else recordings[members]
+    groups = Groups.of(vectors[members], own, slots)
+    means = groups.sums / groups.sizes[:, None]
+    scores = np.einsum("cd,cd->c", means[place], vectors[candidates[:, 0]])
     settled = set()
     for number in np.lexsort((candidates[:, 1], candidates[:, 0], -scores)):
         voice, slot = int(candidates[number, 0]), place[number]
         if scores[number] < threshold or voice in settled:
             continue
-        if recordings is not None:
-            if recordings[voice] in heard[slot]:
+        if groups.heard is not None:
+            if recordings[voice] in groups.heard[slot]:
                 continue
-            heard[slot].add(recordings[voice])
+            groups.heard[slot].add(recordings[voice])
         settled.add(voice)
         people[voice] = touched[slot]
     return np.unique(people, return_inverse=True)[1]

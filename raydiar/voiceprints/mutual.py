@@ -62,7 +62,6 @@ def mutual_neighbors(
     *,
     exact: bool | None = None,
     probes: int = PROBES,
-    num_threads: int | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Mutual:
     """Pairs with a cosine of at least `threshold`, each among the k nearest of the other.
@@ -77,13 +76,10 @@ def mutual_neighbors(
         Compare every pair. By default up to `EXACT_LIMIT` voices, and on a GPU.
     probes : int
         Lists that each voice is compared with where not.
-    num_threads : int, optional
-        By default FAISS's.
     report : callable
         Told in lines what is done.
     """
     num_voices = len(vectors)
-    num_threads = num_threads or faiss.omp_get_max_threads()
     if exact is None:
         exact = has_gpu() or num_voices <= EXACT_LIMIT
     if exact and has_gpu():
@@ -91,16 +87,13 @@ def mutual_neighbors(
         label = "every pair on the GPU"
     elif exact:
         tasks = _every_pair(num_voices)
-        found = _in_threads(vectors, tasks, threshold, num_threads)
+        found = _in_threads(vectors, tasks, threshold)
         label = "every pair"
     else:
         num_lists = _num_lists(num_voices)
         probes = min(probes, num_lists)
         vectors, order, tasks = _by_lists(vectors, num_lists, probes)
-        found = (
-            (order[i], order[j], s)
-            for i, j, s in _in_threads(vectors, tasks, threshold, num_threads)
-        )
+        found = ((order[i], order[j], s) for i, j, s in _in_threads(vectors, tasks, threshold))
         label = f"each with the {probes} nearest of {num_lists} lists"
     report(f"comparing {num_voices:,} voices, {label}")
     first, second, scores = _collect(found, num_voices, k)
@@ -152,8 +145,9 @@ def _by_lists(vectors, num_lists, probes):
     return vectors, order, tasks()
 
 
-def _in_threads(vectors, tasks: Iterable, threshold, num_threads) -> Iterator[tuple]:
+def _in_threads(vectors, tasks: Iterable, threshold) -> Iterator[tuple]:
     """Pairs above the threshold, task by task, in their order."""
+    num_threads = faiss.omp_get_max_threads()
 
     def above(task):
         rows, columns = task
@@ -189,13 +183,18 @@ def _collect(found: Iterable[tuple], num_voices: int, k: int):
     for i, j, scores in found:
         apart = i != j
         i, j = i[apart].astype(np.int64), j[apart].astype(np.int64)
-        fresh.append((np.minimum(i, j) * num_voices + np.maximum(i, j), scores[apart]))
+        fresh.append((_keys(i, j, num_voices), scores[apart]))
         number += len(i)
         # what is among the k best of neither so far never will be: memory is bounded by n k
         if number > len(kept[0]) + _FRESH:
             kept, fresh, number = _nearest(kept, fresh, num_voices, k, of=1), [], 0
     keys, scores = _nearest(kept, fresh, num_voices, k, of=2)
     return keys // num_voices, keys % num_voices, scores
+
+
+def _keys(first: np.ndarray, second: np.ndarray, num_voices: int) -> np.ndarray:
+    """A number for each pair, whichever voice comes first."""
+    return np.minimum(first, second) * num_voices + np.maximum(first, second)
 
 
 def _nearest(kept, fresh, num_voices: int, k: int, of: int):
@@ -227,6 +226,5 @@ def _recall(vectors, first, second, threshold, k) -> float:
     scores, nearest = knn(vectors[sample], vectors, min(k + 1, num_voices))
     place, column = np.nonzero((scores >= threshold) & (nearest != sample[:, None]))
     i, j = sample[place], nearest[place, column]
-    wanted = np.minimum(i, j) * num_voices + np.maximum(i, j)
-    keys = np.minimum(first, second) * num_voices + np.maximum(first, second)
-    return float(np.isin(wanted, keys).mean()) if len(wanted) else 1.0
+    wanted = _keys(i, j, num_voices)
+    return float(np.isin(wanted, _keys(first, second, num_voices)).mean()) if len(wanted) else 1.0
