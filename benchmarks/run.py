@@ -27,7 +27,8 @@ BENCHMARKS = {
     "decoding": (["decoding.py"], ["--minutes", "0.5", "--repeats", "1"]),
     "verification": (["verification.py"], ["--people", "20"]),
     "voiceprints": (["voiceprints.py"], ["--voices", "20000", "--queries", "100"]),
-    "serving": (["serving.py"], ["--seconds", "10"]),
+    "serving": (["serving.py"], ["--seconds", "10", "--rounds", "1"]),
+    "serving_faults": (["serving_faults.py"], ["--seconds", "20"]),
     "linking": (["linking.py"], ["--people", "8", "--conversations", "6"]),
 }
 

@@ -1,8 +1,8 @@
 """The server under load from another process, on loopback: at capacity, and at four times that.
 
-Clips of 5 to 40 s in random order, each a `POST /v1/diarize/sync`. First as many clients as keep
-the server busy; then four times as many, of a queue that holds few. The engine in one process on
-the same clips and as many threads is what the server is compared with.
+Clips of 5 to 40 s in random order, each a `POST /v1/diarize/sync`. Rounds of: the engine in one
+process on the same clips, with as many threads as there are cores; as many clients as keep the
+server busy; clips that arrive four times as fast as the server answered those, with room for few.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,15 +32,24 @@ from rich import print
 
 LENGTHS = (5.0, 5.0, 10.0, 10.0, 20.0, 40.0)
 CLIENTS = 8
+RAMP_SECONDS = 5.0
 _READY = "raydiar serves on "
 
 
 @contextmanager
-def serving(folder: Path, **settings):
-    """A server in a process of its own; gives its address and process."""
+def serving(folder: Path, wrap: Sequence[str] = (), **settings):
+    """A server in a process of its own, by a command before its own; gives address and process."""
     config = {"applications": [{"args": settings}]}
     (folder / "serve.yaml").write_text(yaml.safe_dump(config))
-    command = [sys.executable, "-m", "raydiar", "serve", "--config", str(folder / "serve.yaml")]
+    command = [
+        *wrap,
+        sys.executable,
+        "-m",
+        "raydiar",
+        "serve",
+        "--config",
+        str(folder / "serve.yaml"),
+    ]
     port = free_port()
     command += ["--port", str(port), "--device", "cpu"]
     log = (folder / "log").open("w+")
@@ -89,46 +99,77 @@ def own_memory() -> float:
     return total / 1e9
 
 
-async def load(url: str, clips: list[tuple[float, bytes]], clients: int, seconds: float) -> dict:
-    """Clients that each send one clip after the other."""
-    rng = random.Random(0)
-    latencies, done, refused, other = [], 0.0, 0, []
-    end = time.monotonic() + seconds
-    begun = time.monotonic()
+class Load:
+    """Requests of one phase, of which those that end within its window count.
 
-    async def client(http: httpx.AsyncClient) -> None:
-        nonlocal done, refused
-        while time.monotonic() < end:
-            length, body = rng.choice(clips)
-            start = time.monotonic()
-            try:
-                answer = await http.post(f"{url}/v1/diarize/sync", content=body)
-            except httpx.HTTPError as error:
-                other.append(repr(error))
-                continue
-            if answer.status_code == 200:
-                latencies.append(time.monotonic() - start)
-                done += length
-            elif answer.status_code == 429:
-                assert float(answer.headers["retry-after"]) > 0
-                refused += 1
-                await asyncio.sleep(0.5)  # sooner than it is told to: a rude client
-            else:
-                other.append(f"{answer.status_code} {answer.text[:200]}")
+    Parameters
+    ----------
+    url : str
+    clips : list of (float, bytes)
+    seconds : float
+        Of the window, which begins after `RAMP_SECONDS`, when the server is as busy as it will be.
+    """
 
-    limits = httpx.Limits(max_connections=clients)
-    async with httpx.AsyncClient(timeout=600, limits=limits) as http:
-        await asyncio.gather(*(client(http) for _ in range(clients)))
-    wall = time.monotonic() - begun
-    return {
-        "clients": clients,
-        "requests/s": len(latencies) / wall,
-        "audio s/s": done / wall,
-        "p50, p95, p99 s": np.percentile(latencies, (50, 95, 99)).round(2).tolist(),
-        "answered 429": refused,
-        "errors": len(other),
-        "first errors": other[:3],
-    }
+    def __init__(self, url: str, clips: list[tuple[float, bytes]], seconds: float):
+        self._url = f"{url}/v1/diarize/sync"
+        self._clips = clips
+        self._rng = random.Random(0)
+        self._begin = time.monotonic() + RAMP_SECONDS
+        self._end = self._begin + seconds
+        self._seconds = seconds
+        self._latencies, self._audio, self._refused = [], 0.0, 0
+        self._errors: list[str] = []
+
+    async def of_clients(self, number: int) -> dict:
+        """Clients that each send one clip after the other."""
+
+        async def client(http: httpx.AsyncClient) -> None:
+            while time.monotonic() < self._end:
+                await self._send(http)
+
+        async with httpx.AsyncClient(timeout=600) as http:
+            await asyncio.gather(*(client(http) for _ in range(number)))
+        return self._told()
+
+    async def of_arrivals(self, per_second: float) -> dict:
+        """Clips that come at random times, whatever becomes of those before; none comes again."""
+        async with (
+            httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=None)) as http,
+            asyncio.TaskGroup() as group,
+        ):
+            while time.monotonic() < self._end:
+                group.create_task(self._send(http))
+                await asyncio.sleep(self._rng.expovariate(per_second))
+        return self._told()
+
+    async def _send(self, http: httpx.AsyncClient) -> None:
+        length, body = self._rng.choice(self._clips)
+        start = time.monotonic()
+        try:
+            answer = await http.post(self._url, content=body)
+        except httpx.HTTPError as error:
+            self._errors.append(repr(error))
+            return
+        now = time.monotonic()
+        counts = self._begin <= now < self._end
+        if answer.status_code == 200 and counts:
+            self._latencies.append(now - start)
+            self._audio += length
+        elif answer.status_code == 429:
+            assert float(answer.headers["retry-after"]) > 0
+            self._refused += counts
+        elif answer.status_code != 200:
+            self._errors.append(f"{answer.status_code} {answer.text[:200]}")
+
+    def _told(self) -> dict:
+        return {
+            "requests/s": len(self._latencies) / self._seconds,
+            "audio s/s": self._audio / self._seconds,
+            "p50, p95, p99 s": np.percentile(self._latencies, (50, 95, 99)).round(2).tolist(),
+            "answered 429": self._refused,
+            "errors": len(self._errors),
+            "first errors": self._errors[:3],
+        }
 
 
 def in_process(clips: list[tuple[float, bytes]], seconds: float, num_threads: int) -> float:
@@ -163,28 +204,36 @@ def in_process(clips: list[tuple[float, bytes]], seconds: float, num_threads: in
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    seconds = arguments.seconds
     clips = clips_of(LENGTHS)
     cores = os.cpu_count() or 1
-    results = {"engine, audio s/s": in_process(clips, arguments.seconds / 2, cores)}
-    print(results)
+    rounds = []
     with tempfile.TemporaryDirectory() as name:
         settings = {"max_queued_jobs": 2 * CLIENTS, "jobs_per_worker": CLIENTS}
         with serving(Path(name), **settings) as (url, _):
-            asyncio.run(load(url, clips, CLIENTS, 10.0))
-            before = own_memory()
-            for label, clients in (("at capacity", CLIENTS), ("four times", 4 * CLIENTS)):
-                results[label] = asyncio.run(load(url, clips, clients, arguments.seconds))
-                print(label, results[label])
-            results["GB before and after"] = [before, own_memory()]
-    results["server : engine"] = results["at capacity"]["audio s/s"] / results["engine, audio s/s"]
-    results["goodput at four times : at capacity"] = (
-        results["four times"]["audio s/s"] / results["at capacity"]["audio s/s"]
-    )
-    print({key: value for key, value in results.items() if not isinstance(value, dict)})
+            asyncio.run(Load(url, clips, 10.0).of_clients(CLIENTS))
+            for _ in range(arguments.rounds):
+                # the server has nothing to do meanwhile
+                one = {"engine, audio s/s": in_process(clips, seconds / 2, cores)}
+                one["GB before"] = own_memory()
+                at_capacity = asyncio.run(Load(url, clips, seconds).of_clients(CLIENTS))
+                four_times = 4 * at_capacity["requests/s"]
+                overload = asyncio.run(Load(url, clips, seconds).of_arrivals(four_times))
+                one |= {"at capacity": at_capacity, "four times": overload}
+                one["GB after"] = own_memory()
+                one["server : engine"] = at_capacity["audio s/s"] / one["engine, audio s/s"]
+                one["goodput"] = overload["audio s/s"] / at_capacity["audio s/s"]
+                print(one)
+                rounds.append(one)
+    medians = {
+        key: np.median([one[key] for one in rounds]) for key in ("server : engine", "goodput")
+    }
+    print("medians", medians)
     if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1))
+        arguments.json.write_text(json.dumps({"rounds": rounds, "medians": medians}, indent=1))
 
 
 if __name__ == "__main__":

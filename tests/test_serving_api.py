@@ -220,6 +220,17 @@ def test_a_job_from_its_beginning_to_its_end(client, services):
     assert response.headers["Cache-Control"] == "no-store"
 
 
+def test_workers_are_woken_once_a_job_is_queued(services):
+    seen = []
+    waking = replace(services, wake=lambda: seen.append(services.jobs.queue_state().queued_jobs))
+    client = client_of(waking)
+    upload(client)
+    assert seen == []
+    submit(client)
+    submit(client, "voiceprint")
+    assert seen == [1, 2]
+
+
 def test_why_a_job_failed(client, services):
     upload(client)
     job_id = submit(client).json()["jobId"]
@@ -534,9 +545,10 @@ def test_metrics_tell_what_waits_and_what_runs(client, services):
     services.jobs.claim("worker", 60.0)
     for _ in range(2):
         lines = client.get("/metrics").text.splitlines()
-    assert 'raydiar_jobs{state="queued"} 2.0' in lines
-    assert 'raydiar_jobs{state="running"} 1.0' in lines
-    assert 'raydiar_audio_seconds{state="queued"} 3600.0' in lines
+    assert 'raydiar_jobs{kind="diarize",state="queued"} 2.0' in lines
+    assert 'raydiar_jobs{kind="diarize",state="running"} 1.0' in lines
+    assert 'raydiar_jobs{kind="voiceprint",state="queued"} 0.0' in lines
+    assert 'raydiar_audio_seconds{kind="diarize",state="queued"} 3600.0' in lines
 
 
 def test_the_page_runs_only_its_own_scripts(client):

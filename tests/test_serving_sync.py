@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -40,6 +41,14 @@ def assert_nothing_left(services):
     assert files_of(services) == []
     state = services.jobs.queue_state()
     assert (state.queued_jobs, state.running_jobs) == (0, 0)
+
+
+def test_a_worker_is_woken(services):
+    woken = []
+    client = client_of(replace(services, wake=lambda: woken.append(1)))
+    with working(services.jobs):
+        assert client.post(ROUTE, **form()).status_code == 200
+    assert woken == [1]
 
 
 def test_a_file_comes_back_as_turns(services):

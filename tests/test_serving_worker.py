@@ -11,7 +11,7 @@ import pytest
 from raydiar import errors
 from raydiar.local_speakers import LocalSpeakers
 from raydiar.serving import worker as worker_module
-from raydiar.serving.inference import PcmSlice, SliceInference, batch_seconds, cut
+from raydiar.serving.inference import PcmSlice, SliceInference, cut
 from raydiar.serving.settings import ServeSettings
 from raydiar.serving.stores import open_stores
 from raydiar.serving.worker import Worker
@@ -204,6 +204,25 @@ def test_a_machine_that_fails_again_and_again_is_replaced(settings, monkeypatch)
     asyncio.run(scenario())
 
 
+def test_an_idle_worker_can_be_woken(settings, monkeypatch):
+    monkeypatch.setattr(worker_module, "_IDLE_SECONDS", (60.0, 60.0))
+
+    async def scenario():
+        async def act():
+            return {"diarization": []}
+
+        work = Work(act)
+        async with working(settings, work) as (jobs, worker):
+            await asyncio.sleep(0.5)  # it has seen that there is nothing to do
+            job_id = submit(jobs)
+            await asyncio.sleep(0.5)
+            assert not work.started.is_set()
+            worker.wake()
+            await until(lambda: jobs.get(job_id, "ann").status == "succeeded", 10.0)
+
+    asyncio.run(scenario())
+
+
 # Slices
 
 
@@ -214,7 +233,6 @@ def test_slices_hold_every_window_and_only_their_samples(seconds, slice_seconds)
     samples = np.arange(round(seconds * 16000), dtype=np.int16)
     slices = list(cut(samples, grid, slice_seconds))
     assert sum(one.num_windows for one in slices) == grid.num_windows(len(samples))
-    assert batch_seconds(slices) == grid.num_windows(len(samples))
     first = 0
     for one in slices:
         assert one.first_window == first

@@ -120,7 +120,7 @@ class Ingress:
     anonymous : bool
         See `Services`.
     worker : DeploymentHandle
-        Not called: named here, it belongs to the application.
+        Told when there is something to do.
     search : DeploymentHandle or None
     """
 
@@ -148,6 +148,7 @@ class Ingress:
             embedding_mode=voiceprints.embedding_mode,
             dimension=voiceprints.dimension,
             anonymous=anonymous,
+            wake=worker.wake.remote,
         )
 
     def __serve_build_asgi_app__(self):
@@ -173,7 +174,7 @@ def _inference(
 ) -> serve.Application:
     seconds = most_batch_seconds(settings, placement.device)
     return LocalInferenceDeployment.options(
-        max_ongoing_requests=seconds,  # Serve's rule: the largest batch, of clips of a second
+        max_ongoing_requests=2 * seconds,  # a batch that runs and the next, of shortest clips
         autoscaling_config=AutoscalingConfig(
             min_replicas=settings.num_inference_replicas,
             max_replicas=placement.max_replicas,

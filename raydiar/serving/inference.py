@@ -20,6 +20,7 @@ from raydiar.corpus.failures import is_device_error
 from raydiar.errors import DeviceFailed
 from raydiar.local_speakers import LocalSpeakers
 from raydiar.pipelines.config import LocalPipeline, PipelineConfig
+from raydiar.serving.batching import Batching
 from raydiar.serving.settings import ServeSettings
 from raydiar.windows import WindowGrid
 
@@ -66,11 +67,6 @@ def cut(samples: np.ndarray, grid: WindowGrid, slice_seconds: float) -> Iterator
         yield PcmSlice(samples[start:stop], first, count, len(samples))
 
 
-def batch_seconds(slices: list[PcmSlice], step_seconds: float = 1.0) -> int:
-    """What slices cost, in seconds of a long recording; a short clip costs a whole window."""
-    return math.ceil(sum(one.num_windows for one in slices) * step_seconds)
-
-
 class SliceInference:
     """Local inference on slices, in whichever process and thread it is called.
 
@@ -93,6 +89,7 @@ class SliceInference:
         if isinstance(pipeline, PipelineConfig):
             pipeline = pipeline.localize()
         self._inference = local_inference(pipeline, device)
+        self.grid = self._inference.grid
 
     def __call__(self, slices: list[PcmSlice]) -> list[LocalSpeakers | Exception]:
         """Infer all slices together; if that fails each alone, so that one fails alone.
@@ -149,7 +146,11 @@ class LocalInferenceDeployment:
         self._inference = self._thread.submit(
             SliceInference, pipeline, device, num_threads
         ).result()
-        self._infer_batch.set_max_batch_size(max_batch_seconds)
+        step = self._inference.grid.step_samples / self._inference.grid.sample_rate
+        # by windows, not by duration: a short clip costs a whole one
+        self._batching = Batching(
+            self._infer_batch, lambda one: one.num_windows * step, max_batch_seconds
+        )
 
     async def infer(self, one: PcmSlice) -> LocalSpeakers:
         """Local speakers of a slice.
@@ -159,12 +160,8 @@ class LocalInferenceDeployment:
         DeviceFailed
             The GPU is lost: ask again, another replica answers.
         """
-        result = await self._infer_batch(one)
-        if isinstance(result, Exception):
-            raise result
-        return result
+        return await self._batching(one)
 
-    @serve.batch(batch_wait_timeout_s=0.02, batch_size_fn=batch_seconds)
     async def _infer_batch(self, slices: list[PcmSlice]) -> list[LocalSpeakers | Exception]:
         loop = asyncio.get_running_loop()
         try:

@@ -296,10 +296,10 @@ class JobStore:
 
     # What the server does.
 
-    def queue_state(self) -> QueueState:
-        """Count what waits and what runs."""
+    def queue_state(self, kind: str | None = None) -> QueueState:
+        """Count what waits and what runs, of one kind or of all."""
         with self._database.read() as connection:
-            return read_state(connection, self._limits.unknown_seconds)
+            return read_state(connection, self._limits.unknown_seconds, kind)
 
     def expire(self, now: float | None = None) -> int:
         """Delete finished jobs whose time is over, with their outputs; gives how many."""

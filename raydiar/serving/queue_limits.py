@@ -42,13 +42,16 @@ class QueueState:
     running_seconds: float
 
 
-def read_state(connection: sa.Connection, unknown_seconds: float) -> QueueState:
+def read_state(
+    connection: sa.Connection, unknown_seconds: float, kind: str | None = None
+) -> QueueState:
     """Count what waits and what runs; a recording of unknown duration counts so many seconds."""
+    of_kind = () if kind is None else (jobs.c.kind == kind,)
     seconds = sa.func.coalesce(jobs.c.audio_seconds, unknown_seconds)
     count = (sa.func.count(), sa.func.coalesce(sa.func.sum(seconds), 0.0))
-    queued, queued_seconds = connection.execute(sa.select(*count).where(QUEUED)).one()
+    queued, queued_seconds = connection.execute(sa.select(*count).where(QUEUED, *of_kind)).one()
     has_lease = jobs.c.lease_expires > 0  # PostgreSQL, new to a table, reads all of it for NOT NULL
-    leased = sa.select(jobs.c.status, *count).where(has_lease).group_by(jobs.c.status)
+    leased = sa.select(jobs.c.status, *count).where(has_lease, *of_kind).group_by(jobs.c.status)
     by_status = {status: rest for status, *rest in connection.execute(leased)}
     put_off, put_off_seconds = by_status.get("pending", (0, 0.0))
     running, running_seconds = by_status.get("running", (0, 0.0))

@@ -128,6 +128,7 @@ def _submit(services: Services, owner: str, kind: str, body: JobRequest) -> JobC
         webhook_status_only=bool(body.webhook_status_only),
         warning=model_warning(services, body.model),
     )
+    services.wake()
     return JobCreated.model_validate(
         {"jobId": job.job_id, "status": job.status, "warning": job.warning}
     )

@@ -13,6 +13,7 @@ from starlette.staticfiles import StaticFiles
 from raydiar.serving import reference
 from raydiar.serving.access import UsedServices
 from raydiar.serving.answers import StatusAnswer
+from raydiar.serving.job_records import KINDS
 from raydiar.serving.problems import responses
 from raydiar.serving.queue_limits import QueueState
 
@@ -38,10 +39,10 @@ def check_health(services: UsedServices) -> StatusAnswer:
     },
 )
 def read_metrics(services: UsedServices) -> Response:
-    """Tell how much waits and how much runs."""
+    """Tell how much waits and how much runs, of each kind of job."""
     # a registry per answer: the queue is the same for all replicas, and nothing is counted here
     registry = CollectorRegistry()
-    registry.register(_QueueMetrics(services.jobs.queue_state()))
+    registry.register(_QueueMetrics({kind: services.jobs.queue_state(kind) for kind in KINDS}))
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -56,19 +57,19 @@ def show_reference(request: Request) -> Response:
 
 
 class _QueueMetrics(Collector):
-    def __init__(self, state: QueueState):
-        self._state = state
+    def __init__(self, states: dict[str, QueueState]):
+        self._states = states
 
     def collect(self) -> Iterator[Metric]:
-        state = self._state
-        counts = {"queued": state.queued_jobs, "running": state.running_jobs}
-        seconds = {"queued": state.queued_seconds, "running": state.running_seconds}
-        yield _gauge("raydiar_jobs", "Jobs that wait and that run.", counts)
-        yield _gauge("raydiar_audio_seconds", "Audio of jobs that wait and that run.", seconds)
-
-
-def _gauge(name: str, help_text: str, values: dict[str, float]) -> Metric:
-    gauge = GaugeMetricFamily(name, help_text, labels=["state"])
-    for state, value in values.items():
-        gauge.add_metric([state], value)
-    return gauge
+        labels = ["kind", "state"]
+        counts = GaugeMetricFamily("raydiar_jobs", "Jobs that wait and that run.", labels=labels)
+        seconds = GaugeMetricFamily(
+            "raydiar_audio_seconds", "Audio of jobs that wait and that run.", labels=labels
+        )
+        for kind, state in self._states.items():
+            counts.add_metric([kind, "queued"], state.queued_jobs)
+            counts.add_metric([kind, "running"], state.running_jobs)
+            seconds.add_metric([kind, "queued"], state.queued_seconds)
+            seconds.add_metric([kind, "running"], state.running_seconds)
+        yield counts
+        yield seconds

@@ -162,7 +162,9 @@ async def _run(services: Services, owner: str, document: dict, url: str, request
     )
     try:
         # shielded: a client that hangs up just now must not leave a job behind
-        job = await _wait(services, owner, await asyncio.shield(creating), request)
+        job = await asyncio.shield(creating)
+        services.wake()
+        job = await _wait(services, owner, job, request)
     except BaseException:
         await _finish(_cancel(services, owner, creating))
         raise

@@ -18,6 +18,10 @@ Search = Callable[
 ]
 
 
+def _nobody() -> None:
+    """Wake nobody."""
+
+
 @dataclass(frozen=True)
 class Services:
     """
@@ -37,6 +41,9 @@ class Services:
     anonymous : bool
         Whether there are no keys and every caller is the owner "local": for a server that only its
         own machine reaches.
+    wake : callable
+        Called when a job was queued, in any thread: a worker that is idle looks at once then, not
+        only when it would anyway.
     """
 
     settings: ServeSettings
@@ -49,3 +56,4 @@ class Services:
     embedding_mode: str
     dimension: int
     anonymous: bool = False
+    wake: Callable[[], object] = _nobody

@@ -12,6 +12,7 @@ import socket
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -68,6 +69,7 @@ class Worker:
         self.name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._room = asyncio.Semaphore(settings.jobs_per_worker)
         self._running: set[asyncio.Task] = set()
+        self._awake = asyncio.Event()
         self._machine_failures = 0
         # threads of its own: a renewal must not wait for downloads
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="database")
@@ -88,6 +90,10 @@ class Worker:
                 await asyncio.wait(group)
         self._process.close()
 
+    def wake(self) -> None:
+        """Look for a job now, if there is nothing to do."""
+        self._awake.set()
+
     def check(self) -> None:
         """
         Raises
@@ -107,10 +113,12 @@ class Worker:
         idle = _IDLE_SECONDS[0]
         while True:
             await self._room.acquire()
+            self._awake.clear()
             job = await self._claim()
             if job is None:
                 self._room.release()
-                await asyncio.sleep(idle * random.uniform(0.8, 1.2))
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._awake.wait(), idle * random.uniform(0.8, 1.2))
                 idle = min(_IDLE_SECONDS[1], idle * 1.3)
                 continue
             idle = _IDLE_SECONDS[0]
@@ -236,11 +244,11 @@ class Worker:
 
 @serve.deployment(
     health_check_period_s=2,
-    graceful_shutdown_wait_loop_s=0.1,  # nobody calls it: there is nothing to wait for
+    graceful_shutdown_wait_loop_s=0.1,  # nobody waits for an answer of it
     graceful_shutdown_timeout_s=3 * _LAST_WORDS_SECONDS,
 )
 class WorkerDeployment:
-    """A replica that works off the queue; nobody calls it.
+    """A replica that works off the queue.
 
     Parameters
     ----------
@@ -274,6 +282,10 @@ class WorkerDeployment:
         process = Processor(settings, stores, voiceprints, grid, in_flight, infer, resolve)
         self._worker = Worker(settings, stores, process)
         self._worker.start()
+
+    async def wake(self) -> None:
+        """See `Worker`."""
+        self._worker.wake()
 
     async def check_health(self) -> None:
         self._worker.check()

@@ -1,0 +1,90 @@
+"""Dynamic batching: what waits while a batch runs makes up the next one.
+
+`ray.serve.batch` puts a batch together while the last one runs, and of what comes within its time
+limit only; what a batch has no room for goes behind all that came later. Here a batch is put
+together at the moment when it can run, so that it holds all that waits by then, and nothing waits
+where nothing runs.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Batching(Generic[T, R]):
+    """Calls a function of many items for callers of one each; in one event loop.
+
+    Parameters
+    ----------
+    run : coroutine function of a list of items to a list of results
+        One call at a time. A result that is an exception is raised to the item's caller alone,
+        an exception that `run` raises to all callers.
+    cost : callable
+        Of an item.
+    max_cost : number
+        Of a batch; an item that costs more is a batch of its own.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[list[T]], Awaitable[list[R | Exception]]],
+        cost: Callable[[T], float],
+        max_cost: float,
+    ):
+        self._run = run
+        self._cost = cost
+        self._max_cost = max_cost
+        self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
+        self._running: asyncio.Task | None = None
+
+    async def __call__(self, item: T) -> R:
+        """The result of an item; a caller that is cancelled before its batch runs costs nothing."""
+        answer = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, answer))
+        if self._running is None:
+            self._running = asyncio.create_task(self._run_all())
+        return await answer
+
+    async def _run_all(self) -> None:
+        try:
+            while batch := self._next():
+                await self._answer(batch)
+        finally:
+            self._running = None
+
+    def _next(self) -> list[tuple[T, asyncio.Future[R]]]:
+        """Take the next batch: what waits longest, and all behind it that fits."""
+        batch, left, cost = [], deque(), 0.0
+        for item, answer in self._waiting:
+            if answer.cancelled():
+                continue
+            more = self._cost(item)
+            if batch and cost + more > self._max_cost:
+                left.append((item, answer))
+                continue
+            batch.append((item, answer))
+            cost += more
+        self._waiting = left
+        return batch
+
+    async def _answer(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
+        try:
+            results = await self._run([item for item, _ in batch])
+            pairs = list(zip(results, batch, strict=True))
+        except asyncio.CancelledError:
+            for _, answer in batch:
+                answer.cancel()
+            raise
+        except Exception as error:
+            pairs = [(error, one) for one in batch]
+        for result, (_, answer) in pairs:
+            if answer.done():  # its caller is gone
+                continue
+            if isinstance(result, Exception):
+                answer.set_exception(result)
+            else:
+                answer.set_result(result)
