@@ -295,8 +295,10 @@ def test_replicas_that_are_killed_lose_nothing(server, sample_wav, expected):
     worker = server.worker_of(job_id)
     os.kill(worker, signal.SIGKILL)
     names = ray.util.list_named_actors(all_namespaces=True)
-    [inference] = [one for one in names if "#LocalInferenceDeployment#" in one["name"]]
-    ray.kill(ray.get_actor(**inference))
+    inference = [one for one in names if "#LocalInferenceDeployment#" in one["name"]]
+    assert len(inference) == 2  # one for each CPU
+    for replica in inference:
+        ray.kill(ray.get_actor(**replica))
     job = server.finished(job_id)
     assert segments(job["output"]["diarization"]) == turns(expected.turns)
     assert server.record(job_id).attempt == 2

@@ -93,7 +93,8 @@ def build(args: ServeSettings) -> serve.Application:
         public_url,
         voiceprints,
         _grid(pipeline),
-        slices_in_flight(settings, placement.device),
+        placement.slice_seconds,
+        slices_in_flight(settings, placement),
         inference,
         resolving,
     )
@@ -172,13 +173,13 @@ def _inference(
     placement: InferencePlacement,
     pipeline: LocalPipeline | PipelineConfig,
 ) -> serve.Application:
-    seconds = most_batch_seconds(settings, placement.device)
+    seconds = most_batch_seconds(settings, placement)
     return LocalInferenceDeployment.options(
         max_ongoing_requests=2 * seconds,  # a batch that runs and the next, of shortest clips
         autoscaling_config=AutoscalingConfig(
-            min_replicas=settings.num_inference_replicas,
+            min_replicas=placement.min_replicas,
             max_replicas=placement.max_replicas,
-            target_ongoing_requests=2.0 * slices_per_batch(settings, placement.device),
+            target_ongoing_requests=2.0 * slices_per_batch(settings, placement),
         ),
         ray_actor_options={"num_cpus": placement.num_cpus, "num_gpus": placement.num_gpus},
     ).bind(pipeline, placement.device, placement.num_threads, seconds)

@@ -1,6 +1,7 @@
 """`raydiar serve …`: thin, and quick to import."""
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Mapping
@@ -96,6 +97,8 @@ def _run(http: dict[str, Any], settings: "ServeSettings") -> None:
     settings = completed(settings)
     check_keys(settings, http.get("host", "127.0.0.1"))  # at once, not half a minute later
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    # ten looks a second at its replicas, Serve's default, keep its controller busy all the time
+    os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.5")
     stopped = threading.Event()
     with connected():
         typer.echo("starting, in half a minute or so; weights are fetched the first time")

@@ -21,6 +21,7 @@ from raydiar.errors import DeviceFailed
 from raydiar.local_speakers import LocalSpeakers
 from raydiar.pipelines.config import LocalPipeline, PipelineConfig
 from raydiar.serving.batching import Batching
+from raydiar.serving.placement import InferencePlacement
 from raydiar.serving.settings import ServeSettings
 from raydiar.windows import WindowGrid
 
@@ -175,20 +176,20 @@ class LocalInferenceDeployment:
             raise DeviceFailed(f"the device failed: {error}") from None
 
 
-def most_batch_seconds(settings: ServeSettings, device: str) -> int:
-    """Audio of a batch on a device, at least one slice.
+def most_batch_seconds(settings: ServeSettings, placement: InferencePlacement) -> int:
+    """Audio of a batch, at least one slice.
 
     On a CPU it is one slice: larger batches gain nothing there, and keep others waiting.
     """
-    one_slice = math.ceil(settings.slice_seconds)
-    return one_slice if device == "cpu" else max(one_slice, int(settings.batch_seconds))
+    one_slice = math.ceil(placement.slice_seconds)
+    on_cpu = placement.device == "cpu"
+    return one_slice if on_cpu else max(one_slice, int(settings.batch_seconds))
 
 
-def slices_per_batch(settings: ServeSettings, device: str) -> int:
-    return most_batch_seconds(settings, device) // math.ceil(settings.slice_seconds)
+def slices_per_batch(settings: ServeSettings, placement: InferencePlacement) -> int:
+    return most_batch_seconds(settings, placement) // math.ceil(placement.slice_seconds)
 
 
-def slices_in_flight(settings: ServeSettings, device: str) -> int:
+def slices_in_flight(settings: ServeSettings, placement: InferencePlacement) -> int:
     """Slices of one recording that may be under way: two batches for every replica."""
-    replicas = max(settings.num_inference_replicas, settings.max_inference_replicas)
-    return 2 * replicas * slices_per_batch(settings, device)
+    return 2 * placement.max_replicas * slices_per_batch(settings, placement)

@@ -22,6 +22,9 @@ RESOLVE_CPUS = 0.4
 INGRESS_CPUS = 0.1
 SEARCH_CPUS = 0.1
 
+_MOST_OF_ONE_THREAD = 4  # replicas, by default
+_GPU_SLICE_SECONDS, _CPU_SLICE_SECONDS = 120.0, 30.0
+
 _SECRETS = {"database": "RAYDIAR_DATABASE", "webhook_secret": "RAYDIAR_WEBHOOK_SECRET"}
 _WILDCARDS = ("0.0.0.0", "::", "")
 
@@ -40,14 +43,18 @@ class InferencePlacement:
         Of torch on a CPU, at most; no more than there are cores.
     num_gpus : float
         Less than one where replicas share a GPU.
-    max_replicas : int
+    min_replicas, max_replicas : int
+    slice_seconds : float, s
+        Audio of a slice at most.
     """
 
     device: str
     num_cpus: int
     num_threads: int
     num_gpus: float
+    min_replicas: int
     max_replicas: int
+    slice_seconds: float
 
 
 def place_inference(settings: ServeSettings) -> InferencePlacement:
@@ -58,21 +65,36 @@ def place_inference(settings: ServeSettings) -> InferencePlacement:
     ConfigError
         If there is no such device, or so many replicas do not fit.
     """
-    most = max(settings.num_inference_replicas, settings.max_inference_replicas)
     placement = place(settings.device)
     if placement.device == "cuda":
+        least, most = _replicas(settings, 1)
         share = min(1.0, placement.max_actors / most)
         # GPUs are whole, or whole parts of one
         share = share if share == 1.0 else 1.0 / math.ceil(1.0 / share)
-        return InferencePlacement("cuda", 1, 1, share, most)
+        slice_seconds = settings.slice_seconds or _GPU_SLICE_SECONDS
+        return InferencePlacement("cuda", 1, 1, share, least, most, slice_seconds)
     cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     others = settings.num_workers * (WORKER_CPUS + RESOLVE_CPUS) + INGRESS_CPUS + SEARCH_CPUS
     cpus[cpus.index(max(cpus))] -= math.ceil(round(others - 1.0, 3))
+    free = sum(max(0, node - 1) for node in cpus)
+    # Two threads of a replica wait for each other whenever one of them is interrupted, and here
+    # much else runs; but every replica holds the networks.
+    default = free if 0 < free <= _MOST_OF_ONE_THREAD else fit_actors(cpus)[0]
+    least, most = _replicas(settings, default)
     _, num_cpus = fit_actors(cpus, most)
     # what waits most of the time is no reason for a core to: a replica that has a node to itself
     # may use all its cores
     num_threads = num_cpus + (most <= len(cpus))
-    return InferencePlacement("cpu", num_cpus, num_threads, 0.0, most)
+    # finer than on a GPU: the slices of one short recording run on several replicas at a time
+    slice_seconds = settings.slice_seconds or _CPU_SLICE_SECONDS
+    return InferencePlacement("cpu", num_cpus, num_threads, 0.0, least, most, slice_seconds)
+
+
+def _replicas(settings: ServeSettings, default: int) -> tuple[int, int]:
+    least = settings.num_inference_replicas
+    if least is None:
+        least = min(default, settings.max_inference_replicas or default)
+    return least, max(least, settings.max_inference_replicas or least)
 
 
 def completed(settings: ServeSettings) -> ServeSettings:

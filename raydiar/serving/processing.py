@@ -73,6 +73,8 @@ class Processor:
     stores : Stores
     voiceprints : Voiceprints
     grid : WindowGrid
+    slice_seconds : float, s
+        Audio of a slice at most.
     in_flight : int
         Slices of one recording that may be under way at a time.
     infer : coroutine function of PcmSlice to LocalSpeakers
@@ -85,6 +87,7 @@ class Processor:
         stores: Stores,
         voiceprints: Voiceprints,
         grid: WindowGrid,
+        slice_seconds: float,
         in_flight: int,
         infer: Callable[[PcmSlice], Awaitable[LocalSpeakers]],
         resolve: Callable[[LocalSpeakers, str, dict], Awaitable[Diarization]],
@@ -94,6 +97,7 @@ class Processor:
         self._voiceprints = voiceprints
         self._calibration = voiceprints.calibration()
         self._grid = grid
+        self._slice_seconds = slice_seconds
         self._in_flight = in_flight
         self._infer_slice = infer
         self._resolve = resolve
@@ -181,7 +185,7 @@ class Processor:
 
         try:
             async with asyncio.TaskGroup() as group:
-                slices = cut(samples, self._grid, self._settings.slice_seconds)
+                slices = cut(samples, self._grid, self._slice_seconds)
                 tasks = [group.create_task(infer(one)) for one in slices]
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None

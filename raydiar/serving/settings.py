@@ -21,16 +21,18 @@ class ServeSettings(BaseModel):
         Folder or fsspec URI of uploads; a folder on one node only.
     public_url : str or None
         Under which clients reach the server; by default where it listens.
-    num_inference_replicas, max_inference_replicas : int
-        Serve scales between them.
+    num_inference_replicas, max_inference_replicas : int or None
+        Serve scales between them. None: one on a GPU, and on CPUs as many as share them best; and
+        no more than at first.
     num_workers : int
         Replicas that claim jobs, fetch and decode.
     jobs_per_worker : int
         Jobs that each of them runs at a time.
     batch_seconds : float, s
         Audio of a batch across requests.
-    slice_seconds : float, s
+    slice_seconds : float or None, s
         Audio that a long recording gives to a batch at most, so that short ones come between.
+        None: 120 on a GPU, 30 on CPUs.
     lease_seconds : float, s
         Silence of a worker after which its job is another's.
     max_attempts : int
@@ -57,12 +59,12 @@ class ServeSettings(BaseModel):
     database: str = "sqlite:///raydiar.sqlite"
     media: str = "raydiar-media"
     public_url: str | None = None
-    num_inference_replicas: int = Field(1, ge=1)
-    max_inference_replicas: int = Field(1, ge=1)
+    num_inference_replicas: int | None = Field(None, ge=1)
+    max_inference_replicas: int | None = Field(None, ge=1)
     num_workers: int = Field(1, ge=1)
     jobs_per_worker: int = Field(4, ge=1)
     batch_seconds: float = Field(600.0, gt=0)
-    slice_seconds: float = Field(120.0, ge=10)
+    slice_seconds: float | None = Field(None, ge=10)
     lease_seconds: float = Field(60.0, gt=0)
     max_attempts: int = Field(3, ge=1)
     max_queued_jobs: int = Field(10_000, ge=1)

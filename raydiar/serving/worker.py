@@ -256,6 +256,7 @@ class WorkerDeployment:
     public_url : str
     voiceprints : Voiceprints
     grid : WindowGrid
+    slice_seconds : float, s
     in_flight : int
         See `Processor`.
     inference, resolving : DeploymentHandle
@@ -268,6 +269,7 @@ class WorkerDeployment:
         public_url: str,
         voiceprints: Voiceprints,
         grid: WindowGrid,
+        slice_seconds: float,
         in_flight: int,
         inference: DeploymentHandle,
         resolving: DeploymentHandle,
@@ -279,7 +281,9 @@ class WorkerDeployment:
             return await _answer(lambda: resolving.resolve.remote(local, uri, bounds))
 
         stores = await asyncio.to_thread(open_stores, settings, public_url)
-        process = Processor(settings, stores, voiceprints, grid, in_flight, infer, resolve)
+        process = Processor(
+            settings, stores, voiceprints, grid, slice_seconds, in_flight, infer, resolve
+        )
         self._worker = Worker(settings, stores, process)
         self._worker.start()
 
