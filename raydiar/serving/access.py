@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from raydiar.serving.services import Services
@@ -15,14 +16,14 @@ _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _bearer = HTTPBearer(auto_error=False, description="An API key of this server")
 
 
-def get_services(request: Request) -> Services:
+async def get_services(request: Request) -> Services:  # or FastAPI would wake a thread for it
     return request.app.state.services
 
 
 UsedServices = Annotated[Services, Depends(get_services)]
 
 
-def authenticate(
+async def authenticate(
     request: Request,
     services: UsedServices,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
@@ -38,7 +39,9 @@ def authenticate(
     if services.anonymous:
         _check_local(request)
         return ANONYMOUS
-    owner = services.keys.check(credentials.credentials) if credentials else None
+    owner = None
+    if credentials:
+        owner = await run_in_threadpool(services.keys.check, credentials.credentials)
     if owner is None:
         problem = "is not valid" if credentials else "is missing: Authorization: Bearer <key>"
         raise HTTPException(401, f"The API key {problem}.", headers={"WWW-Authenticate": "Bearer"})

@@ -49,27 +49,53 @@ ORDER BY
 """).bindparams(sa.bindparam("kinds", expanding=True))
 
 
+# The others are made once, too: that takes longer than their execution.
+_first = (
+    sa.select(jobs.c.seq)
+    .where(
+        QUEUED,
+        jobs.c.owner == sa.bindparam("client"),
+        jobs.c.kind == sa.bindparam("what"),
+    )
+    .order_by(jobs.c.priority, jobs.c.seq)
+    .limit(1)
+    .with_for_update(skip_locked=True)
+)
+_TAKE_FIRST = (
+    jobs.update()
+    .where(jobs.c.seq == _first.scalar_subquery())
+    .values(
+        status="running",
+        lease_owner=sa.bindparam("worker"),
+        lease_expires=sa.bindparam("until"),
+        attempt=jobs.c.attempt + 1,
+        updated_at=sa.bindparam("now"),
+    )
+    .returning(jobs.c.seq)
+)
+_EXPIRED = (
+    sa.select(
+        jobs.c.seq,
+        jobs.c.status,
+        jobs.c.error,
+        jobs.c.attempt,
+        jobs.c.excused,
+        jobs.c.cancel_requested,
+    )
+    .where(jobs.c.lease_expires <= sa.bindparam("now"))
+    .order_by(jobs.c.lease_expires)
+    .limit(100)
+    .with_for_update(skip_locked=True)
+)
+
+
 def take_next(
     connection: sa.Connection, worker: str, kinds: Sequence[str], now: float, lease_expires: float
 ) -> int | None:
     """Lease the next queued job to a worker; gives its row's number, or None."""
+    lease = {"worker": worker, "until": lease_expires, "now": now}
     for owner, kind in connection.execute(HEADS, {"kinds": list(kinds)}).all():
-        first = (
-            sa.select(jobs.c.seq)
-            .where(QUEUED, jobs.c.owner == owner, jobs.c.kind == kind)
-            .order_by(jobs.c.priority, jobs.c.seq)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-        )
-        lease = {
-            "status": "running",
-            "lease_owner": worker,
-            "lease_expires": lease_expires,
-            "attempt": jobs.c.attempt + 1,
-            "updated_at": now,
-        }
-        taken = jobs.update().where(jobs.c.seq == first.scalar_subquery()).values(lease)
-        seq = connection.scalar(taken.returning(jobs.c.seq))
+        seq = connection.scalar(_TAKE_FIRST, {"client": owner, "what": kind, **lease})
         if seq is not None:
             return seq
     return None
@@ -77,21 +103,7 @@ def take_next(
 
 def take_expired(connection: sa.Connection, now: float) -> Sequence[sa.Row]:
     """Lock jobs whose lease, or whose time to be put off, is over."""
-    over = (
-        sa.select(
-            jobs.c.seq,
-            jobs.c.status,
-            jobs.c.error,
-            jobs.c.attempt,
-            jobs.c.excused,
-            jobs.c.cancel_requested,
-        )
-        .where(jobs.c.lease_expires <= now)
-        .order_by(jobs.c.lease_expires)
-        .limit(100)
-        .with_for_update(skip_locked=True)
-    )
-    return connection.execute(over).all()
+    return connection.execute(_EXPIRED, {"now": now}).all()
 
 
 def take_webhooks(

@@ -38,6 +38,12 @@ from raydiar.serving.queue_limits import (
 )
 from raydiar.serving.tables import documents, jobs
 
+# Asked ten times a second: made once.
+_ALIVE = sa.select(jobs.c.job_id).where(
+    jobs.c.job_id.in_(sa.bindparam("job_ids", expanding=True)),
+    jobs.c.status.not_in(("succeeded", "failed", "canceled")),
+)
+
 
 class JobStore:
     """The jobs in a database; every method is one transaction.
@@ -144,12 +150,8 @@ class JobStore:
 
     def over(self, job_ids: Sequence[str]) -> set[str]:
         """Those of some jobs that have ended, or are gone."""
-        ended = jobs.c.status.in_(("succeeded", "failed", "canceled"))
-        where = sa.and_(jobs.c.job_id.in_(job_ids), sa.not_(ended))
         with self._database.read() as connection:
-            return set(job_ids).difference(
-                connection.scalars(sa.select(jobs.c.job_id).where(where))
-            )
+            return set(job_ids).difference(connection.scalars(_ALIVE, {"job_ids": list(job_ids)}))
 
     def list(
         self,

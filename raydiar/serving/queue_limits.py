@@ -42,17 +42,25 @@ class QueueState:
     running_seconds: float
 
 
+# Asked with every request: statements are made once, which takes longer than their execution.
+_seconds = sa.func.coalesce(jobs.c.audio_seconds, sa.bindparam("unknown_seconds"))
+_count = (sa.func.count(), sa.func.coalesce(sa.func.sum(_seconds), 0.0))
+_has_lease = jobs.c.lease_expires > 0  # PostgreSQL, new to a table, reads all of it for NOT NULL
+_of_kind = jobs.c.kind == sa.bindparam("kind")
+_QUEUED = sa.select(*_count).where(QUEUED)
+_LEASED = sa.select(jobs.c.status, *_count).where(_has_lease).group_by(jobs.c.status)
+_QUEUED_OF_KIND = _QUEUED.where(_of_kind)
+_LEASED_OF_KIND = _LEASED.where(_of_kind)
+
+
 def read_state(
     connection: sa.Connection, unknown_seconds: float, kind: str | None = None
 ) -> QueueState:
     """Count what waits and what runs; a recording of unknown duration counts so many seconds."""
-    of_kind = () if kind is None else (jobs.c.kind == kind,)
-    seconds = sa.func.coalesce(jobs.c.audio_seconds, unknown_seconds)
-    count = (sa.func.count(), sa.func.coalesce(sa.func.sum(seconds), 0.0))
-    queued, queued_seconds = connection.execute(sa.select(*count).where(QUEUED, *of_kind)).one()
-    has_lease = jobs.c.lease_expires > 0  # PostgreSQL, new to a table, reads all of it for NOT NULL
-    leased = sa.select(jobs.c.status, *count).where(has_lease, *of_kind).group_by(jobs.c.status)
-    by_status = {status: rest for status, *rest in connection.execute(leased)}
+    values = {"unknown_seconds": unknown_seconds} | ({"kind": kind} if kind else {})
+    queued, queued_seconds = connection.execute(_QUEUED_OF_KIND if kind else _QUEUED, values).one()
+    leased = connection.execute(_LEASED_OF_KIND if kind else _LEASED, values)
+    by_status = {status: rest for status, *rest in leased}
     put_off, put_off_seconds = by_status.get("pending", (0, 0.0))
     running, running_seconds = by_status.get("running", (0, 0.0))
     return QueueState(queued + put_off, queued_seconds + put_off_seconds, running, running_seconds)
