@@ -3,15 +3,29 @@
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 ARTIFACTS = Path(__file__).resolve().parents[1] / ".artifacts"  # screenshots, to be looked at
+
+DESKTOP = {"viewport": {"width": 1280, "height": 900}}
+SLOW = 60_000  # ms for what waits for the pipeline, on a machine with other work
+
+# Run in a page whose only audio element is in no document: it is `window.sound` once it plays.
+LISTEN = """() => {
+    const play = HTMLMediaElement.prototype.play;
+    HTMLMediaElement.prototype.play = function () {
+        window.sound = this;
+        return play.call(this);
+    };
+}"""
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 
@@ -33,8 +47,12 @@ def _look() -> str | None:
 
 
 @contextmanager
-def running(path: str) -> Iterator[Browser]:
-    """A browser; while it runs, its thread has a running event loop."""
+def running() -> Iterator[Browser]:
+    """A browser, without which CI fails; while it runs, its thread has a running event loop."""
+    path = find_chromium()
+    if path is None:
+        missing = "no Chromium here, and none could be installed"
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(missing)
     with sync_playwright() as playwright:
         # Chromium's sandbox refuses to run as root
         arguments = ["--no-sandbox"] if os.getuid() == 0 else []
@@ -97,3 +115,16 @@ def foreign(urls: list[str], own: str) -> list[str]:
         if urlsplit(url).scheme not in ("blob", "data")
         and urlsplit(url).netloc != urlsplit(own).netloc
     ]
+
+
+def choose(page, path: Path) -> None:
+    page.set_input_files("#file", path)
+    page.click("#go")
+
+
+def until(page, condition: str) -> None:
+    """Wait until something is true; Playwright's own waiting needs `eval`, which is forbidden."""
+    deadline = time.monotonic() + 20
+    while not page.evaluate(condition):
+        assert time.monotonic() < deadline, f"still not so: {condition}"
+        page.wait_for_timeout(30)

@@ -4,10 +4,9 @@ import importlib
 import json
 import os
 import signal
-import socket
+import subprocess
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -16,10 +15,13 @@ import pytest
 import ray
 import yaml
 from audio_files import write
+from browser import DESKTOP, LISTEN, SLOW, choose, running, until, visit
 from corpus_files import wait_until
+from playwright.sync_api import expect
 from pyannoteai.sdk import Client
 from ray import serve
 from ray.serve.schema import ServeDeploySchema
+from running_server import running_server, segments, turns
 from scripted_web import body, serving
 from typer.testing import CliRunner
 from voiceprint_corpus import write_dataset
@@ -31,54 +33,11 @@ from raydiar.errors import ConfigError
 from raydiar.serving import voiceprint_text
 from raydiar.serving.app import build
 from raydiar.serving.settings import ServeSettings
-from raydiar.serving.stores import Stores, open_stores
 from raydiar.serving.webhooks import verify_signature
 from raydiar.voiceprints import builder
 
 ROOT = Path(__file__).resolve().parents[1]
 SECRET = "the secret of the webhooks"
-
-
-@dataclass
-class Running:
-    """The server, as its operator (`stores`) and a client (`http`) see it."""
-
-    url: str
-    settings: ServeSettings
-    owner: str
-    key: str
-    stores: Stores
-    http: httpx.Client
-
-    def start(self) -> None:
-        serve.run(build(self.settings), name="raydiar")
-
-    def upload(self, key: str, content: bytes) -> str:
-        media = f"media://{key}"
-        answer = self.http.post("/v1/media/input", json={"url": media}).raise_for_status()
-        httpx.put(answer.json()["url"], content=content, timeout=60).raise_for_status()
-        return media
-
-    def submit(self, media: str, kind: str = "diarize", **options) -> str:
-        answer = self.http.post(f"/v1/{kind}", json={"url": media, **options})
-        return answer.raise_for_status().json()["jobId"]
-
-    def job(self, job_id: str) -> dict:
-        return self.http.get(f"/v1/jobs/{job_id}").raise_for_status().json()
-
-    def status(self, job_id: str) -> str:
-        return self.job(job_id)["status"]
-
-    def finished(self, job_id: str) -> dict:
-        wait_until(lambda: self.status(job_id) in ("succeeded", "failed", "canceled"))
-        return self.job(job_id)
-
-    def worker_of(self, job_id: str) -> int:
-        """Process id of the worker that has a job."""
-        return int(self.record(job_id).lease_owner.split(":")[1])
-
-    def record(self, job_id: str):
-        return self.stores.jobs.get(job_id, self.owner)
 
 
 @pytest.fixture(scope="module")
@@ -97,35 +56,30 @@ def index(pipeline, expected, tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module")
-def server(local_ray, index, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("server")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    settings = ServeSettings(
-        device="cpu",
-        database=f"sqlite:///{folder}/server.sqlite",
-        media=str(folder / "media"),
+def disk(tmp_path_factory) -> Path:
+    """A small disk of its own where we may mount one, or else an ordinary folder."""
+    folder = tmp_path_factory.mktemp("disk")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder]
+    with suppress(OSError):
+        subprocess.run(mount, capture_output=True)
+    yield folder
+    if folder.is_mount():
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.fixture(scope="module")
+def server(local_ray, index, disk):
+    with running_server(
+        database=f"sqlite:///{disk}/server.sqlite",
+        media=str(disk / "media"),
         index=index,
-        jobs_per_worker=3,
         slice_seconds=15.0,
         lease_seconds=3.0,
         decode_time_limit=6.0,
         webhook_secret=SECRET,
         allow_hosts=("127.0.0.1",),
-    )
-    made = CliRunner().invoke(
-        cli, ["serve", "keys", "create", "tests", "--database", settings.database]
-    )
-    key = made.output.split()[0]
-    url = f"http://127.0.0.1:{port}"
-    serve.start(http_options={"host": "127.0.0.1", "port": port})
-    with httpx.Client(
-        base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=120
-    ) as http:
-        running = Running(url, settings, key.split("_")[1], key, open_stores(settings, url), http)
-        running.start()
+    ) as running:
         yield running
-    serve.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -134,14 +88,6 @@ def long_talk(sample_wav, tmp_path_factory) -> bytes:
     samples = np.tile(decode(sample_wav), 2)
     path = tmp_path_factory.mktemp("long") / "long.wav"
     return write(path, samples / 32768.0, 16000, "pcm_s16le").read_bytes()
-
-
-def turns(found) -> list[tuple]:
-    return [(round(turn.start, 3), round(turn.end, 3), turn.speaker) for turn in found]
-
-
-def segments(listed: list[dict]) -> list[tuple]:
-    return [(one["start"], one["end"], one["speaker"]) for one in listed]
 
 
 def decoders_of(worker: int) -> list[int]:
@@ -208,6 +154,27 @@ def test_a_recording_in_the_request_is_answered_at_once(server, pipeline, talk, 
     for name in ("start", "end"):
         times = [[getattr(t, name) for t in found.turns] for found in (served, expected)]
         np.testing.assert_allclose(*times, atol=0.002)
+
+
+def test_the_page(server, expected, sample_wav):
+    with running() as browser:
+        tab = visit(browser.new_context(**DESKTOP), server.url)
+        page = tab.page
+        page.get_by_label("API key").fill(server.key)
+        page.keyboard.press("Enter")
+        expect(page.locator("#key")).to_be_hidden()
+        choose(page, sample_wav)
+        expect(page.locator("#result")).to_be_visible(timeout=SLOW)
+        expect(page.locator(".lane-name")).to_have_text([one.speaker for one in expected.speakers])
+        page.evaluate(LISTEN)
+        page.click("#play")
+        until(page, "window.sound?.currentTime > 0.1")
+        page.get_by_text("Where else does this voice speak?").first.click()
+        expect(page.locator("#matches-title")).to_contain_text(expected.speakers[0].speaker)
+        tab.screenshot("application")
+        refusals = sum("401" in problem for problem in tab.problems)
+        tab.expect_problems(*["401"] * refusals)  # of what was asked before there was a key
+        assert tab.problems == []
 
 
 def test_short_recordings_pass_a_long_one(server, talk, long_talk):
@@ -303,6 +270,34 @@ def test_replicas_that_are_killed_lose_nothing(server, sample_wav, expected):
     assert segments(job["output"]["diarization"]) == turns(expected.turns)
     assert server.record(job_id).attempt == 2
     assert server.worker_of(job_id) != worker
+
+
+def test_a_full_disk_is_told_and_nothing_accepted_is_lost(server, disk, talk, long_talk):
+    if not disk.is_mount():
+        pytest.skip("no disk of our own to fill: mounting is not allowed here")
+    media = server.upload("long.wav", long_talk)
+    accepted = [server.submit(media) for _ in range(4)]
+    wait_until(lambda: server.status(accepted[0]) == "running")
+    url = server.http.post("/v1/media/input", json={"url": "media://more.wav"}).json()["url"]
+    kept = sorted(path for path in disk.rglob("*") if path.is_file())
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(2**16))
+    try:
+        for answer in (
+            httpx.put(url, content=long_talk, timeout=120),
+            server.http.post("/v1/diarize/sync", content=long_talk),
+        ):
+            assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
+            assert str(disk) not in answer.text
+        time.sleep(3.0)  # meanwhile jobs end, and cannot be noted
+    finally:
+        filler.unlink()
+    assert [server.finished(job_id)["status"] for job_id in accepted] == ["succeeded"] * 4
+    assert sorted(path for path in disk.rglob("*") if path.is_file()) == kept
+    answer = server.http.post("/v1/diarize/sync", content=talk)
+    assert answer.status_code == 200
 
 
 def test_what_is_queued_outlives_the_server(server, talk, long_talk):

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import re
 import time
 from dataclasses import replace
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import Visit, find_chromium, foreign, running, visit
+from browser import DESKTOP, LISTEN, SLOW, Visit, choose, foreign, running, until, visit
 from page_server import describe, diarize, page_server, pipeline_process
 from playwright.sync_api import expect
 from voiceprint_corpus import PIPELINE, Voices, conversations, write_dataset
@@ -20,18 +19,12 @@ from raydiar.serving import routes_server
 from raydiar.serving.queue_limits import QueueLimits
 
 HOSTILE = "<img src=x onerror=window.hacked=1>"
-DESKTOP = {"viewport": {"width": 1280, "height": 900}}
 PHONE = {"viewport": {"width": 360, "height": 740}, "device_scale_factor": 2, "has_touch": True}
-SLOW = 60_000  # ms for what waits for the pipeline, on a machine with other work
 
 
 @pytest.fixture(scope="module")
 def browser():
-    path = find_chromium()
-    if path is None:
-        missing = "no Chromium here, and none could be installed"
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(missing)
-    with running(path) as browser:
+    with running() as browser:
         yield browser
 
 
@@ -139,11 +132,6 @@ def drop(page, path: Path, name: str) -> None:
     page.dispatch_event("#drop", "drop", {"dataTransfer": data})
 
 
-def choose(page, path: Path) -> None:
-    page.set_input_files("#file", path)
-    page.click("#go")
-
-
 def job_of(tab: Visit, server):
     return server[0].jobs.get(tab.page.url.split("#job=")[1], "local")
 
@@ -169,14 +157,6 @@ def sound(page) -> dict:
     return page.evaluate("({time: window.sound.currentTime, playing: !window.sound.paused})")
 
 
-def until(page, condition: str) -> None:
-    """Wait until something is true; Playwright's own waiting needs `eval`, which is forbidden."""
-    deadline = time.monotonic() + 20
-    while not page.evaluate(condition):
-        assert time.monotonic() < deadline, f"still not so: {condition}"
-        page.wait_for_timeout(30)
-
-
 PIXELS = """(points) => {
     const canvas = document.querySelector("canvas");
     const {left, top} = canvas.getBoundingClientRect();
@@ -186,14 +166,6 @@ PIXELS = """(points) => {
         const at = 4 * (Math.floor(y - top) * width + Math.floor(x - left));
         return [...pixels.slice(at, at + 4)];
     });
-}"""
-
-LISTEN = """() => {
-    const play = HTMLMediaElement.prototype.play;
-    HTMLMediaElement.prototype.play = function () {
-        window.sound = this;
-        return play.call(this);
-    };
 }"""
 
 
