@@ -2,7 +2,7 @@
 
 Clients send clips while, one after the other, processes are killed, PostgreSQL is stopped, the disk
 is full, and the server is stopped and started. Half of them wait for `POST /v1/diarize/sync`, half
-upload, submit, and ask for the job until it is over.
+upload, submit, and ask for the job until it is over; one only looks whether the server is well.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Clients:
         limits = httpx.Limits(max_connections=2 * CLIENTS)
         async with httpx.AsyncClient(base_url=self._url, timeout=120, limits=limits) as http:
             sending = [self._send(http, number) for number in range(CLIENTS)]
-            senders = [asyncio.create_task(one) for one in sending]
+            senders = [asyncio.create_task(one) for one in [*sending, self._look(http)]]
             begun = time.monotonic()
             for at, fault in sorted(faults.items()):
                 await asyncio.sleep(begun + at - time.monotonic())
@@ -116,6 +116,15 @@ class Clients:
             if answer.status_code == 200:
                 self.accepted.append(answer.json()["jobId"])
         return answer
+
+    async def _look(self, http: httpx.AsyncClient) -> None:
+        """Twice a second, see whether the server is well, and whether it would take a job."""
+        media = {"url": "media://looking.wav"}
+        while self._going:
+            self._note("health", await http.get("/healthz"))
+            answer = await http.post("/v1/media/input", json=media)
+            self._note("small upload", await http.put(answer.json()["url"], content=b"RIFF"))
+            await asyncio.sleep(0.5)
 
     async def _until_over(self, http: httpx.AsyncClient, job_id: str) -> None:
         while self._going:

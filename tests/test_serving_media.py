@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import gc
 import os
 import pickle
@@ -359,6 +360,16 @@ def test_a_disk_that_takes_no_more_keeps_no_half(local, rest):
             asyncio.run(local.write("ann", "a", stream(bytes(2 * PART), bytes(rest)), 2**30))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert files(local) == []
+
+
+def test_a_full_disk_is_no_failure_of_the_server(local, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(StorageUnavailable, match=r"media://a: .*No space left"):
+        asyncio.run(local.write("ann", "a", stream(b"abc"), 2**30))
     assert files(local) == []
 
 
