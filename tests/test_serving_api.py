@@ -336,6 +336,11 @@ def test_what_is_not_a_request_is_refused(client, body):
     assert_problem(response, 400)
 
 
+def test_json_that_is_not_called_so_is_told(client):
+    response = client.post("/v1/diarize", content=json.dumps({"url": "media://talk.wav"}))
+    assert_problem(response, 400, "Content-Type: application/json")
+
+
 def test_missing_uploads_are_told_before_the_job_is_queued(client):
     assert_problem(submit(client), 404, "media://talk.wav", "no such upload")
 

@@ -132,12 +132,14 @@ def test_formats_that_do_not_exist(services, accept):
 
 def test_why_it_failed(services):
     def work(job):
-        raise ValueError("not audio that FFmpeg can decode")
+        raise ValueError(f"{job.media}: not audio that FFmpeg can decode")
 
+    client = client_of(services)
     with working(services.jobs, work):
-        response = client_of(services).post(ROUTE, **form())
-    assert response.status_code == 422
-    assert response.json()["message"] == "not audio that FFmpeg can decode"
+        named, nameless = client.post(ROUTE, **form()), client.post(ROUTE, content=TALK)
+    assert (named.status_code, nameless.status_code) == (422, 422)
+    assert named.json()["message"] == "team talk.wav: not audio that FFmpeg can decode"
+    assert nameless.json()["message"] == "The recording: not audio that FFmpeg can decode"
     assert_nothing_left(services)
 
 

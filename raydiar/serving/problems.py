@@ -34,6 +34,8 @@ _TITLES = {
     413: "The request is too large.",
 }
 
+_NO_JSON = ("json_invalid", "model_attributes_type")  # the latter also where no type is stated
+
 
 class InvalidFields(Exception):
     """Fields of a request that are refused.
@@ -117,8 +119,12 @@ async def _http(request: Request, error: HTTPException) -> JSONResponse:
 
 
 async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-    if any(detail["type"] == "json_invalid" for detail in error.errors()):
-        return problem(request.state.request_id, 400, "The body is not JSON.")
+    if any(detail["type"] in _NO_JSON for detail in error.errors()):
+        return problem(
+            request.state.request_id,
+            400,
+            "The body is no JSON object. Send one, and the header Content-Type: application/json.",
+        )
     return _answer_fields(request, fields_of(error))
 
 

@@ -94,9 +94,13 @@ async def diarize_now(
             options = _with_fields(options, form.fields)
         document = options.model_dump(by_alias=True, exclude_none=True)
         job = await _run(services, owner, document, url, request)
+    filename = form.filename if form else None
+    if job.status == "failed":  # told by a name that the client knows
+        raise HTTPException(422, job.error.replace(url, filename or "The recording"))
+    if job.status == "canceled":
+        raise HTTPException(409, "The job was canceled.")
     if media_type == JSON:
         return await run_in_threadpool(job_response, job)
-    filename = form.filename if form else None
     return await run_in_threadpool(_as_text, job.output, uri_of(filename), media_type)
 
 
@@ -147,12 +151,10 @@ async def _delete(services: Services, owner: str, key: str, record) -> None:
 
 
 async def _run(services: Services, owner: str, document: dict, url: str, request: Request) -> Job:
-    """A job that has succeeded.
+    """A job that is over.
 
     Raises
     ------
-    HTTPException
-        422 with the reason if it failed, 409 if it was canceled.
     ClientDisconnect
         When nobody waits any more; the job is canceled.
     QueueFull
@@ -168,10 +170,6 @@ async def _run(services: Services, owner: str, document: dict, url: str, request
     except BaseException:
         await _finish(_cancel(services, owner, creating))
         raise
-    if job.status == "failed":
-        raise HTTPException(422, job.error)
-    if job.status == "canceled":
-        raise HTTPException(409, "The job was canceled.")
     return job
 
 
