@@ -10,6 +10,7 @@ that would be lost with a process never hold the work: any replica may die at an
     serve deploy cluster/serve.yaml
 """
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -149,11 +150,19 @@ class Ingress:
             embedding_mode=voiceprints.embedding_mode,
             dimension=voiceprints.dimension,
             anonymous=anonymous,
-            wake=worker.wake.remote,
+            wake=_waking(worker),
         )
 
     def __serve_build_asgi_app__(self):
         return create_api(self._services)
+
+
+def _waking(handle: DeploymentHandle):
+    def wake() -> None:
+        with suppress(Exception):  # the job is in the queue, and workers look there anyway
+            handle.wake.remote()
+
+    return wake
 
 
 def _searching(handle: DeploymentHandle):

@@ -22,7 +22,7 @@ RESOLVE_CPUS = 0.4
 INGRESS_CPUS = 0.1
 SEARCH_CPUS = 0.1
 
-_MOST_OF_ONE_THREAD = 4  # replicas, by default
+_FEW = 4  # replicas, whose networks any machine has the memory for
 _GPU_SLICE_SECONDS, _CPU_SLICE_SECONDS = 120.0, 30.0
 
 _SECRETS = {"database": "RAYDIAR_DATABASE", "webhook_secret": "RAYDIAR_WEBHOOK_SECRET"}
@@ -77,9 +77,9 @@ def place_inference(settings: ServeSettings) -> InferencePlacement:
     others = settings.num_workers * (WORKER_CPUS + RESOLVE_CPUS) + INGRESS_CPUS + SEARCH_CPUS
     cpus[cpus.index(max(cpus))] -= math.ceil(round(others - 1.0, 3))
     free = sum(max(0, node - 1) for node in cpus)
-    # Two threads of a replica wait for each other whenever one of them is interrupted, and here
-    # much else runs; but every replica holds the networks.
-    default = free if 0 < free <= _MOST_OF_ONE_THREAD else fit_actors(cpus)[0]
+    # Threads of a replica wait for each other whenever one of them is interrupted, and here much
+    # else runs: more replicas than for a corpus, but every one holds the networks.
+    default = max(fit_actors(cpus)[0], min(free, _FEW))
     least, most = _replicas(settings, default)
     _, num_cpus = fit_actors(cpus, most)
     # what waits most of the time is no reason for a core to: a replica that has a node to itself

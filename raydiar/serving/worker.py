@@ -244,6 +244,7 @@ class Worker:
 
 @serve.deployment(
     health_check_period_s=2,
+    max_queued_requests=4,  # calls are hints: none is missed while there is no replica
     graceful_shutdown_wait_loop_s=0.1,  # nobody waits for an answer of it
     graceful_shutdown_timeout_s=3 * _LAST_WORDS_SECONDS,
 )
