@@ -30,7 +30,6 @@ from raydiar.serving.services import Services
 PRIORITY = 0
 JSON, RTTM, CSV = "application/json", "text/rttm", "text/csv"
 
-_STILL_THERE_SECONDS = 0.5  # between looks whether the client is
 _FORM_BYTES = 2**17  # that a form may have besides its file
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
@@ -181,14 +180,23 @@ async def _cancel(services: Services, owner: str, creating: asyncio.Future[Job])
 
 async def _wait(services: Services, owner: str, job: Job, request: Request) -> Job:
     end = asyncio.ensure_future(request.app.state.ends.of(job.job_id))
+    gone = asyncio.ensure_future(_hung_up(request))
     try:
-        while not (await asyncio.wait({end}, timeout=_STILL_THERE_SECONDS))[0]:
-            if await request.is_disconnected():
-                raise ClientDisconnect
+        await asyncio.wait({end, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not end.done():
+            gone.result()
+            raise ClientDisconnect
         end.result()
     finally:
         end.cancel()
+        gone.cancel()
     return known(await run_in_threadpool(services.jobs.get, job.job_id, owner))
+
+
+async def _hung_up(request: Request) -> None:
+    """Return when the client is gone; all of the body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _finish(cleaning) -> None:
