@@ -142,10 +142,8 @@ def test_crash_costs_one_recording(talk, fifo):
                 decoder.decode(fifo)
             assert len(decoder.decode(talk)) == 20 * RATE
         assert decoder.pid != first
-        os.kill(decoder.pid, signal.SIGKILL)  # between two recordings
-        assert gone_within(decoder.pid, 5)
-        with pytest.raises(DecoderCrashed):
-            decoder.decode(talk)
+        os.kill(decoder.pid, signal.SIGKILL)  # between two recordings: nobody's fault
+        os.waitid(os.P_PID, decoder.pid, os.WEXITED | os.WNOWAIT)
         assert len(decoder.decode(talk)) == 20 * RATE
 
 

@@ -23,13 +23,7 @@ from typing import Literal
 from urllib.parse import urlencode
 
 from raydiar.corpus.folder import TEMPORARY, Folder
-from raydiar.errors import (
-    AudioNotFound,
-    ConfigError,
-    MediaKeyError,
-    SignatureRefused,
-    StorageUnavailable,
-)
+from raydiar.errors import AudioNotFound, ConfigError, MediaKeyError, SignatureRefused
 from raydiar.serving.streams import in_thread, write_blocks
 from raydiar.serving.uploads import FileUpload, ObjectUpload, not_found, told
 from raydiar.storage import BLOCK_BYTES
@@ -216,12 +210,8 @@ class MediaStore:
         try:
             num_bytes = await write_blocks(chunks, upload.write, max_bytes, SCHEME + key)
             await in_thread(upload.publish)
-        except BaseException as error:
+        except BaseException:
             await in_thread(upload.discard)
-            if isinstance(error, OSError):  # a full disk, too many open files
-                raise StorageUnavailable(
-                    f"{SCHEME}{key}: cannot be stored for the moment ({error.strerror})."
-                ) from error
             raise
         return num_bytes
 

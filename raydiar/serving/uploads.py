@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from raydiar.corpus.folder import TEMPORARY, Folder
-from raydiar.errors import AudioNotFound
+from raydiar.errors import AudioNotFound, RaydiarError, StorageUnavailable
 from raydiar.storage import storage_error
 
 _PART_BYTES = 8 * 2**20  # of multipart uploads: S3 takes 10,000 parts of at least 5 MiB
@@ -26,7 +26,7 @@ class FileUpload:
         self._file = None
 
     def write(self, block: bytes) -> None:
-        with told(self._label):
+        with _storing(self._label):
             if self._file is None:
                 self._temporary.parent.mkdir(parents=True, exist_ok=True)
                 self._file = open(self._temporary, "wb")  # noqa: SIM115 (discard closes it)
@@ -34,7 +34,7 @@ class FileUpload:
 
     def publish(self) -> None:
         self.write(b"")
-        with told(self._label):
+        with _storing(self._label):
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
@@ -57,14 +57,14 @@ class ObjectUpload:
         self._published = False
 
     def write(self, block: bytes) -> None:
-        with told(self._label):
+        with _storing(self._label):
             if self._file is None:
                 self._file = self._fs.open(self._path, "wb", block_size=_PART_BYTES)
             self._file.write(block)
 
     def publish(self) -> None:
         self.write(b"")
-        with told(self._label):
+        with _storing(self._label):
             self._file.close()
         self._published = True
 
@@ -74,6 +74,20 @@ class ObjectUpload:
         self._file.closed = True  # or the garbage collector would close, and so publish, it
         with suppress(Exception):  # what brought us here is what must be told; `expire` is next
             self._file.discard()
+
+
+@contextmanager
+def _storing(label: str):
+    """As `told`; also where this machine cannot store anything, having no room or open files."""
+    try:
+        with told(label):
+            yield
+    except RaydiarError:  # some are OSErrors too
+        raise
+    except OSError as error:
+        raise StorageUnavailable(
+            f"{label}: cannot be stored for the moment ({error.strerror})."
+        ) from error
 
 
 @contextmanager
