@@ -45,7 +45,7 @@ def job(local_ray, sample_wav, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packs, "PACK_SECONDS", 6.0)
-        patch.setattr("raydiar.corpus.run.Reporter", partial(Reporter, every=0.1))
+        patch.setattr("raydiar.corpus.run.Reporter", partial(Reporter, every=0.02))
         diarize_corpus(str(manifest), output, report=report)
     return output, asked, lines
 
