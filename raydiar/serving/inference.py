@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from ray import serve
 
+from raydiar.corpus.cluster import num_cores
 from raydiar.corpus.failures import is_device_error
 from raydiar.errors import DeviceFailed
 from raydiar.local_speakers import LocalSpeakers
@@ -86,7 +87,7 @@ class SliceInference:
         from raydiar.pipelines.speaker_diarization import local_inference
 
         if device == "cpu":
-            torch.set_num_threads(min(num_threads, os.cpu_count() or 1))
+            torch.set_num_threads(min(num_threads, num_cores()))
         if isinstance(pipeline, PipelineConfig):
             pipeline = pipeline.localize()
         self._inference = local_inference(pipeline, device)
