@@ -20,8 +20,8 @@ from pyannote.metrics.diarization import DiarizationErrorRate
 from rich import print
 
 from raydiar import audio
-from raydiar.corpus import dataset
-from raydiar.corpus.run import diarize_corpus
+from raydiar.corpus.job.run import diarize_corpus
+from raydiar.corpus.output import dataset
 from raydiar.diarization import Diarization
 from raydiar.evaluation.linking import linking_scores
 from raydiar.simulation import (

@@ -14,9 +14,9 @@ import os
 import platform
 from pathlib import Path
 
-from raydiar.corpus import dataset
-from raydiar.corpus.folder import Folder
-from raydiar.corpus.record import read_record
+from raydiar.corpus.output import dataset
+from raydiar.corpus.watch.record import read_record
+from raydiar.storage.folder import Folder
 
 RESULTS = Path(__file__).resolve().parents[1] / ".bench/results"
 

@@ -24,8 +24,8 @@ from engine import conversation
 from peer import BENCH
 
 from raydiar import Pipeline
-from raydiar.corpus import packs
-from raydiar.corpus.run import diarize_corpus
+from raydiar.corpus.inputs import packs
+from raydiar.corpus.job.run import diarize_corpus
 
 
 def make_recordings(count: int) -> list[Path]:

@@ -27,8 +27,8 @@ import ray
 from peer import BENCH
 from ray._private.internal_api import node_stats
 
-from raydiar.corpus import graph, stages
-from raydiar.corpus.run import diarize_corpus
+from raydiar.corpus.job import graph, stages
+from raydiar.corpus.job.run import diarize_corpus
 from raydiar.local_speakers import LocalSpeakers
 from raydiar.windows import WindowGrid
 

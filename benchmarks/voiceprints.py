@@ -26,9 +26,9 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from voiceprint_corpus import DIMENSION, PIPELINE, Voices  # noqa: E402
 
-from raydiar.corpus import dataset  # noqa: E402
-from raydiar.corpus.folder import Folder  # noqa: E402
+from raydiar.corpus.output import dataset  # noqa: E402
 from raydiar.evaluation.linking import linking_scores  # noqa: E402
+from raydiar.storage.folder import Folder  # noqa: E402
 from raydiar.voiceprints import builder  # noqa: E402
 from raydiar.voiceprints.index import VoiceprintIndex  # noqa: E402
 from raydiar.voiceprints.linking import LinkingParameters, link  # noqa: E402

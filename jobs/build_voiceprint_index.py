@@ -6,8 +6,8 @@ An index that is there already gets the recordings that it does not have. One pr
 
 import argparse
 
-from raydiar.corpus.folder import Folder
 from raydiar.errors import RaydiarError
+from raydiar.storage.folder import Folder
 from raydiar.voiceprints import builder
 from raydiar.voiceprints.generation import CURRENT, KINDS
 from raydiar.voiceprints.segment_writer import Layout

@@ -21,9 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from raydiar import audio, hub
-from raydiar.corpus import dataset
-from raydiar.corpus.run import diarize_corpus
-from raydiar.corpus.sources import write_manifest
+from raydiar.corpus import dataset, diarize_corpus
+from raydiar.corpus.inputs.sources import write_manifest
 from raydiar.diarization import Diarization, read_rttm
 from raydiar.voiceprints import builder
 from raydiar.voiceprints.index import VoiceprintIndex

@@ -5,7 +5,7 @@ Or as a plain script, which starts a Ray on this machine. Running it again goes 
 
 import argparse
 
-from raydiar.corpus.run import diarize_corpus
+from raydiar.corpus import diarize_corpus
 from raydiar.errors import RaydiarError
 
 

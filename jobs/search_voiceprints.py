@@ -47,7 +47,7 @@ def opened(uri: str, num_shards: int | None, num_cpus: float) -> Iterator[Search
     if num_shards is None:
         yield VoiceprintIndex.open(uri)
         return
-    from raydiar.corpus.cluster import connected
+    from raydiar.corpus.job.placement import connected
     from raydiar.voiceprints.sharded import ShardedIndex
 
     with connected(), ShardedIndex.open(uri, num_shards, num_cpus=num_cpus) as index:

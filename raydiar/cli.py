@@ -152,7 +152,7 @@ def _write_csv(outputs) -> None:
 
 
 def main() -> None:
-    """Run the command line; errors that a user can mend are one line, not a traceback."""
+    """Run the command line; errors that a user can put right are one line, not a traceback."""
     try:
         app()
     except RaydiarError as error:

@@ -226,7 +226,7 @@ class _Frames:
                 if self._floats and not np.isfinite(frame_samples(frame)).all():
                     raise InvalidSamples(
                         f"{self._track.label}: the file holds NaN or infinity among its samples. "
-                        "Mend what wrote it, or convert it to integer samples."
+                        "Correct what wrote it, or convert it to integer samples."
                     )
                 yield frame
 

@@ -26,7 +26,7 @@ class AudioNotFound(RaydiarError, FileNotFoundError):
 
 
 class StorageDenied(RaydiarError, PermissionError):
-    """The storage refused the credentials (401, 403): the operator's to mend."""
+    """The storage refused the credentials (401, 403): the operator's to put right."""
 
 
 class StorageUnavailable(RaydiarError):
@@ -46,7 +46,7 @@ class SignatureRefused(RaydiarError):
 
 
 class UrlRefused(RaydiarError, ValueError):
-    """A URL that this server must not open for a client; the client's to mend."""
+    """A URL that this server must not open for a client; the client's to put right."""
 
 
 class FetchFailed(RaydiarError):

@@ -3,10 +3,10 @@
 import numpy as np
 import pyarrow as pa
 
-from raydiar.corpus import dataset
-from raydiar.corpus.folder import Folder
-from raydiar.corpus.manifest import RECORDING_FIELDS
+from raydiar.corpus.inputs.manifest import RECORDING_FIELDS
+from raydiar.corpus.output import dataset
 from raydiar.diarization import Diarization, Speaker, Turn
+from raydiar.storage.folder import Folder
 
 CARRIED = pa.schema([("language", pa.string()), ("episode", pa.int64())])
 SCHEMA = dataset.dataset_schema(4, CARRIED)

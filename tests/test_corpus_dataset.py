@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from corpus_rows import ERROR, SCHEMA, diarization, publish
 
-from raydiar.corpus import dataset
-from raydiar.corpus.folder import Folder
-from raydiar.corpus.lock import OutputLock, check_lock
-from raydiar.corpus.manifest import hash_ids
+from raydiar.corpus.hashes import hash_ids, is_member
+from raydiar.corpus.output import dataset
 from raydiar.errors import OutputError
+from raydiar.storage.folder import Folder
+from raydiar.storage.lock import OutputLock, check_lock
 
 
 @pytest.fixture
@@ -83,8 +83,8 @@ def test_done_recordings_are_found_by_hash(folder):
     publish(folder, "run1", "error", *names[1:100:2])
     done = dataset.Inventory.read(folder).done
     expected = np.array([n % 2 == 0 or n < 100 for n in range(2000)])
-    assert np.array_equal(dataset.is_done(hash_ids(names), done), expected)
-    assert not dataset.is_done(hash_ids(names), np.empty(0, "S16")).any()
+    assert np.array_equal(is_member(hash_ids(names), done), expected)
+    assert not is_member(hash_ids(names), np.empty(0, "S16")).any()
 
 
 def test_a_write_task_run_twice_leaves_one_file(folder):
@@ -100,7 +100,7 @@ def test_a_folder_without_dataset_is_refused(tmp_path):
 def test_a_kill_while_writing_leaves_no_partial_file(folder):
     script = f"""
 import os
-from raydiar.corpus.folder import Folder
+from raydiar.storage.folder import Folder
 folder = Folder({folder.uri!r})
 while True:
     folder.publish("ok-run1-task.parquet", os.urandom(1_000_000) + b"end")

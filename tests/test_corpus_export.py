@@ -15,11 +15,11 @@ from pyannote.database.util import load_rttm
 from typer.testing import CliRunner
 
 from raydiar.cli import app
-from raydiar.corpus import dataset
-from raydiar.corpus.export import export, rttm_name
-from raydiar.corpus.folder import Folder
+from raydiar.corpus.output import dataset
+from raydiar.corpus.output.export import export, rttm_name
 from raydiar.diarization import read_rttm
 from raydiar.errors import OutputError
+from raydiar.storage.folder import Folder
 
 ROOT = Path(__file__).resolve().parents[1]
 IDS = ("plain", "s3://bucket/a b.mp3", "s3://bucket/other/a b.mp3", "x.wav#t=10,13", "../../up.mp3")

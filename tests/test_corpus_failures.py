@@ -17,9 +17,10 @@ from typer.testing import CliRunner
 from web_storage import serving
 
 from raydiar.cli import app
-from raydiar.corpus import dataset, packs
-from raydiar.corpus.run import diarize_corpus, resolve_corpus
-from raydiar.corpus.stages import Decode
+from raydiar.corpus.inputs import packs
+from raydiar.corpus.job.run import diarize_corpus, resolve_corpus
+from raydiar.corpus.job.stages import Decode
+from raydiar.corpus.output import dataset
 from raydiar.errors import JobFailed, OutputError
 from raydiar.pipelines.config import DEFAULT
 
@@ -39,7 +40,7 @@ def rows_of(output) -> dict[str, str]:
 
 
 def test_error_rows_are_done_again_on_request(local_ray, talk, tmp_path, small_packs, monkeypatch):
-    monkeypatch.setattr("raydiar.corpus.run.Decode", partial(Decode, attempts=1))
+    monkeypatch.setattr("raydiar.corpus.job.run.Decode", partial(Decode, attempts=1))
     output = tmp_path / "output"
     with serving({f"/{number}.wav": talk for number in range(6)}) as server:
         uris = [f"{server.url}/{number}.wav" for number in range(7)]  # there is no 6
@@ -53,7 +54,8 @@ def test_error_rows_are_done_again_on_request(local_ray, talk, tmp_path, small_p
         server.refused = {"/4.wav": 503}
         retry = f"""
 from functools import partial
-from raydiar.corpus import packs, run
+from raydiar.corpus.inputs import packs
+from raydiar.corpus.job import run
 packs.PACK_SECONDS = 6.0
 run.Decode = partial(run.Decode, attempts=1)
 run.diarize_corpus({manifest!r}, {str(output)!r}, retry_errors="retryable")

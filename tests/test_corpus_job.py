@@ -15,15 +15,17 @@ from typer.testing import CliRunner
 from web_storage import serving
 
 from raydiar.cli import app
-from raydiar.corpus import dataset, packs, stages
-from raydiar.corpus.cluster import Placement
-from raydiar.corpus.folder import Folder
-from raydiar.corpus.graph import coordinator, job_graph
-from raydiar.corpus.manifest import read_manifest
-from raydiar.corpus.run import diarize_corpus
-from raydiar.corpus.stages import Decode, Resolve, Write
+from raydiar.corpus.inputs import packs
+from raydiar.corpus.inputs.manifest import read_manifest
+from raydiar.corpus.job import stages
+from raydiar.corpus.job.graph import coordinator, job_graph
+from raydiar.corpus.job.placement import Placement
+from raydiar.corpus.job.run import diarize_corpus
+from raydiar.corpus.job.stages import Decode, Resolve, Write
+from raydiar.corpus.output import dataset
 from raydiar.errors import ConfigError, JobFailed, ManifestError, OutputError, WeightsNotFound
 from raydiar.pipelines.config import DEFAULT
+from raydiar.storage.folder import Folder
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = str(ROOT / "jobs" / "diarize_corpus.py")
@@ -114,10 +116,10 @@ def test_a_killed_job_goes_on_where_it_stopped(
     manifest = write_manifest(tmp_path / "m.jsonl", rows)
     output = tmp_path / "output"
     script = f"""
-from raydiar.corpus import packs
+from raydiar.corpus.inputs import packs
 packs.PACK_SECONDS = 6.0
-from raydiar.corpus.manifest import read_manifest
-from raydiar.corpus.run import diarize_corpus
+from raydiar.corpus.inputs.manifest import read_manifest
+from raydiar.corpus.job.run import diarize_corpus
 diarize_corpus({manifest!r}, {str(output)!r}, num_actors=1)
 """
     with (tmp_path / "log").open("w") as log:
@@ -146,7 +148,7 @@ diarize_corpus({manifest!r}, {str(output)!r}, num_actors=1)
     before = files(output)
 
     # on a cluster of several nodes: actors find the weights beside the output
-    monkeypatch.setattr("raydiar.corpus.cluster.spans_nodes", lambda: True)
+    monkeypatch.setattr("raydiar.corpus.job.placement.spans_nodes", lambda: True)
     summary = diarize_corpus(manifest, str(output))
     # tasks of the killed driver may still have published while this one was starting
     assert summary.num_done_before >= len(begun)
@@ -205,7 +207,7 @@ def test_a_failing_device_costs_its_process_and_then_the_job(
     marks, output = tmp_path / "marks", tmp_path / "output"
     marks.mkdir()
     device = failing_device(failures, str(marks))
-    monkeypatch.setattr("raydiar.corpus.graph.LocalInferenceStage", device)
+    monkeypatch.setattr("raydiar.corpus.job.graph.LocalInferenceStage", device)
     manifest = write_manifest(tmp_path / "m.jsonl", excerpts(sample_wav, 2))
     if failures == 2:
         diarize_corpus(manifest, str(output))

@@ -8,9 +8,9 @@ from corpus_files import driver, files, seen, wait_until, write_manifest
 from web_storage import serving
 
 JOB = """
-from raydiar.corpus import packs
+from raydiar.corpus.inputs import packs
 packs.PACK_SECONDS = 6.0
-from raydiar.corpus.run import diarize_corpus
+from raydiar.corpus.job.run import diarize_corpus
 diarize_corpus({manifest!r}, {output!r}, num_actors=2)
 """
 

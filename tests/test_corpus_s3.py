@@ -12,13 +12,13 @@ from s3_server import now_and_then, on
 from test_corpus_shards import write_hugging_face, write_tar
 
 from raydiar.audio import decode
-from raydiar.corpus import dataset
-from raydiar.corpus.folder import Folder
-from raydiar.corpus.lock import OutputLock, check_lock
-from raydiar.corpus.run import diarize_corpus
-from raydiar.corpus.shards import read_members
-from raydiar.corpus.sources import is_audio, list_audio, write_manifest
+from raydiar.corpus.inputs.shards import read_members
+from raydiar.corpus.inputs.sources import is_audio, list_audio, write_manifest
+from raydiar.corpus.job.run import diarize_corpus
+from raydiar.corpus.output import dataset
 from raydiar.errors import JobFailed, ManifestError, OutputError, StorageDenied
+from raydiar.storage.folder import Folder
+from raydiar.storage.lock import OutputLock, check_lock
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_a_shard_on_s3_is_read_to_its_end_in_spite_of_failures(s3, tmp_path, mak
     s3.fault = now_and_then(seed=2, share=0.2)
     assert dict(read_members(uri, is_audio, lambda name: True)) == members
     assert s3.faults
-    s3.fault = on("GET", name, 403)  # is the operator's to mend, and not the shard's failure
+    s3.fault = on("GET", name, 403)  # is the operator's, and not the shard's failure
     with pytest.raises(StorageDenied):
         list(read_members(uri, is_audio, lambda name: True))
 

@@ -18,18 +18,19 @@ from typer.testing import CliRunner
 
 from raydiar import audio
 from raydiar.cli import app
-from raydiar.corpus import dataset, packs
-from raydiar.corpus.folder import Folder
-from raydiar.corpus.lock import OutputLock
-from raydiar.corpus.manifest import RECORDING_FIELDS, hash_ids
-from raydiar.corpus.run import diarize_corpus
-from raydiar.corpus.shard_decoding import DecodeShard
-from raydiar.corpus.shard_record import SHARDS_FILE, ShardLog, ShardRecord
-from raydiar.corpus.shards import is_shard, read_members
-from raydiar.corpus.sources import is_audio
-from raydiar.corpus.stages import MOST_ATTEMPTS, Coordinator, Decode
+from raydiar.corpus.hashes import hash_ids, is_member
+from raydiar.corpus.inputs import packs
+from raydiar.corpus.inputs.manifest import RECORDING_FIELDS
+from raydiar.corpus.inputs.shard_record import SHARDS_FILE, ShardLog, ShardRecord
+from raydiar.corpus.inputs.shards import is_shard, read_members
+from raydiar.corpus.inputs.sources import is_audio
+from raydiar.corpus.job.run import diarize_corpus
+from raydiar.corpus.job.shard_decoding import DecodeShard
+from raydiar.corpus.job.stages import MOST_ATTEMPTS, Coordinator, Decode
 from raydiar.corpus.wire import pcm_from_arrow
 from raydiar.errors import ShardError
+from raydiar.storage.folder import Folder
+from raydiar.storage.lock import OutputLock
 
 
 @pytest.fixture(scope="module")
@@ -144,8 +145,8 @@ def test_the_memory_is_that_of_a_member(tmp_path):
     ]
     script = """
 import resource, sys
-from raydiar.corpus.shards import read_members
-from raydiar.corpus.sources import is_audio
+from raydiar.corpus.inputs.shards import read_members
+from raydiar.corpus.inputs.sources import is_audio
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 before = peak()
 count = sum(len(data) == 2_000_000 for _, data in read_members(sys.argv[1], is_audio, lambda _: 1))
@@ -316,7 +317,7 @@ def test_the_record_of_shards_comes_back(tmp_path):
     record = ShardRecord.load(folder)
     hashes = hash_ids(names)
     whole = [name > names[7] for name in names]
-    assert dataset.is_done(hashes, record.whole).tolist() == whole
+    assert is_member(hashes, record.whole).tolist() == whole
     assert {record.num_recordings(shard) for shard in hashes.tolist()} == {7}
     assert record.num_recordings(b"never read") == 1
 
@@ -406,7 +407,7 @@ def test_a_shard_that_ends_its_process_is_tried_again_but_not_forever(
     marks.mkdir()
     corpus.mkdir()
     good, deadly = (write_tar(corpus / f"{name}.tar", clips) for name in ("good", "deadly"))
-    monkeypatch.setattr("raydiar.corpus.graph.DecodeShard", dying(marks))
+    monkeypatch.setattr("raydiar.corpus.job.graph.DecodeShard", dying(marks))
     summary = diarize_corpus(None, str(tmp_path / "output"), source=str(corpus))
     rows = rows_of(tmp_path / "output")
     read = {name for name, row in rows.items() if row["status"] == "ok"}

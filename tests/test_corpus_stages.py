@@ -13,13 +13,12 @@ import pytest
 import ray
 
 from raydiar import audio
-from raydiar.corpus import dataset, packs, stages
-from raydiar.corpus.cluster import fit_actors
-from raydiar.corpus.failures import MACHINE, MOMENT, RECORDING, blame, describe, retrying
-from raydiar.corpus.folder import Folder
-from raydiar.corpus.graph import packs_per_write
-from raydiar.corpus.lock import OutputLock
-from raydiar.corpus.manifest import RECORDING_FIELDS
+from raydiar.corpus.inputs import packs
+from raydiar.corpus.inputs.manifest import RECORDING_FIELDS
+from raydiar.corpus.job import stages
+from raydiar.corpus.job.graph import packs_per_write
+from raydiar.corpus.job.placement import fit_actors
+from raydiar.corpus.output import dataset
 from raydiar.corpus.wire import (
     local_speakers_from_arrow,
     local_speakers_to_arrow,
@@ -35,7 +34,10 @@ from raydiar.errors import (
     StorageUnavailable,
     WeightsNotFound,
 )
+from raydiar.failures import MACHINE, MOMENT, RECORDING, describe, failure_cause, retrying
 from raydiar.pipelines.config_file import load_config
+from raydiar.storage.folder import Folder
+from raydiar.storage.lock import OutputLock
 
 
 def pack_of(*recordings: dict) -> pa.Table:
@@ -229,7 +231,7 @@ def test_local_speakers_travel_unchanged(infer, sample_wav):
     ],
 )
 def test_whose_failure_it_is(error, whose):
-    assert blame(error) == whose
+    assert failure_cause(error) == whose
     assert describe(error)["retryable"] == (whose == MOMENT)
 
 
@@ -299,9 +301,9 @@ def test_the_driver_packs_many_clips_in_little_memory(tmp_path):
     script = """
 import resource, sys
 import numpy as np
-from raydiar.corpus.folder import Folder
-from raydiar.corpus.manifest import read_manifest
-from raydiar.corpus.packs import write_packs
+from raydiar.storage.folder import Folder
+from raydiar.corpus.inputs.manifest import read_manifest
+from raydiar.corpus.inputs.packs import write_packs
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 manifest, output = read_manifest(sys.argv[1] + "/m.parquet"), Folder(sys.argv[1] + "/output")
 before = peak()

@@ -16,15 +16,16 @@ from corpus_rows import PIPELINE, SCHEMA, publish
 from typer.testing import CliRunner
 
 from raydiar.cli import app
-from raydiar.corpus import dataset, packs
-from raydiar.corpus.folder import Folder
-from raydiar.corpus.lock import OutputLock
-from raydiar.corpus.progress import STEPS, RunSummary
-from raydiar.corpus.record import write_record
-from raydiar.corpus.reporting import Reporter, duration, progress_line
-from raydiar.corpus.run import diarize_corpus
-from raydiar.corpus.status import read_status
+from raydiar.corpus.inputs import packs
+from raydiar.corpus.job.run import diarize_corpus
+from raydiar.corpus.output import dataset
+from raydiar.corpus.watch.progress import STEPS, RunSummary
+from raydiar.corpus.watch.record import write_record
+from raydiar.corpus.watch.reporting import Reporter, duration, progress_line
+from raydiar.corpus.watch.status import read_status
 from raydiar.errors import OutputError
+from raydiar.storage.folder import Folder
+from raydiar.storage.lock import OutputLock
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -45,7 +46,7 @@ def job(local_ray, sample_wav, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packs, "PACK_SECONDS", 6.0)
-        patch.setattr("raydiar.corpus.run.Reporter", partial(Reporter, every=0.02))
+        patch.setattr("raydiar.corpus.job.run.Reporter", partial(Reporter, every=0.02))
         diarize_corpus(str(manifest), output, report=report)
     return output, asked, lines
 
@@ -264,7 +265,7 @@ def test_durations_are_in_words(seconds, words):
 
 
 def test_a_job_that_finishes_nothing_says_so_even_if_its_record_cannot_be_written(monkeypatch):
-    monkeypatch.setattr("raydiar.corpus.reporting.QUIET_SECONDS", 0.1)
+    monkeypatch.setattr("raydiar.corpus.watch.reporting.QUIET_SECONDS", 0.1)
 
     def fail():
         raise OSError("the storage is away")
@@ -278,8 +279,8 @@ def test_a_job_that_finishes_nothing_says_so_even_if_its_record_cannot_be_writte
 
 WATCHED = """
 import time
-from raydiar.corpus.progress import RunSummary
-from raydiar.corpus.reporting import Reporter
+from raydiar.corpus.watch.progress import RunSummary
+from raydiar.corpus.watch.reporting import Reporter
 run = RunSummary("run1", "m", "out", num_recordings=3)
 with Reporter(run, lambda: None, every=0.5):
     print("device: cpu")

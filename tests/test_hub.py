@@ -47,7 +47,7 @@ def test_one_download_for_concurrent_processes(tmp_path):
     assert log.read_text().count("Saved ") == 1
 
 
-def test_damaged_cache_is_mended(tmp_path):
+def test_damaged_cache_is_repaired(tmp_path):
     uri = f"{RTTM}#sha256={RTTM_SHA256}"
     path = hub.fetch(uri, cache_dir=tmp_path)
     path.write_text("half a fi")

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raydiar.corpus.manifest import check_unique, hash_ids, read_manifest
-from raydiar.corpus.sources import list_audio, write_manifest
+from raydiar.corpus.hashes import hash_ids
+from raydiar.corpus.inputs.manifest import check_unique, read_manifest
+from raydiar.corpus.inputs.sources import list_audio, write_manifest
 from raydiar.errors import ManifestError
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from raydiar.corpus.cluster import Placement
+from raydiar.corpus.job.placement import Placement
 from raydiar.errors import ConfigError
 from raydiar.serving import placement
 from raydiar.serving.settings import ServeSettings

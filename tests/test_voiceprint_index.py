@@ -16,7 +16,6 @@ import pytest
 from object_store import object_store
 from voiceprint_corpus import DIMENSION, PIPELINE, Voices, conversations, diarized, write_dataset
 
-from raydiar.corpus.folder import Folder
 from raydiar.errors import (
     ConfigError,
     OutputError,
@@ -24,6 +23,7 @@ from raydiar.errors import (
     VoiceprintIndexError,
     VoiceprintNotFound,
 )
+from raydiar.storage.folder import Folder
 from raydiar.voiceprints import builder
 from raydiar.voiceprints.generation import publish, read_current
 from raydiar.voiceprints.index import VoiceprintIndex

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from voiceprint_corpus import CALIBRATION, Voices, conversations, diarized, write_dataset
 
-from raydiar.corpus import dataset
-from raydiar.corpus.folder import Folder
+from raydiar.corpus.output import dataset
 from raydiar.diarization import Diarization
 from raydiar.errors import EnrolmentError, OutputError, VoiceprintIndexError, VoiceprintNotFound
+from raydiar.storage.folder import Folder
 from raydiar.voiceprints import builder, enrolment
 from raydiar.voiceprints.batch import search_dataset
 from raydiar.voiceprints.index import VoiceprintIndex

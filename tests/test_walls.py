@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "raydiar"
 # From the ground floor up; a room imports itself and what stands below it.
 FLOORS = [
     {"errors", "windows", "local_speakers", "storage", "diarization", "hub", "evaluation"}
-    | {"planning"},
+    | {"failures", "planning"},
     {"audio", "containers", "decoding", "resampling", "isolation", "simulation"},
     {"models", "clustering"},
     {"inference"},
@@ -20,6 +20,15 @@ FLOORS = [
     {"corpus", "voiceprints"},
     {"serving"},
     {"cli", "__main__"},
+]
+# Within raydiar/corpus, likewise.
+CORPUS_FLOORS = [
+    {"hashes", "wire"},
+    {"inputs"},
+    {"output"},
+    {"watch"},
+    {"job"},
+    {"commands"},
 ]
 RAY_ROOMS = {"corpus", "serving"}
 RAY_FILES = {"voiceprints/sharded.py"}
@@ -64,16 +73,50 @@ def test_imports_go_down(path):
             assert floor[rest[0]] <= floor[room], f"{path} imports {module} from above"
 
 
+def test_every_room_of_the_corpus_job_has_a_floor():
+    inside = (PACKAGE / "corpus").iterdir()
+    rooms = {
+        path.stem for path in inside if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert rooms - {"__init__"} == set().union(*CORPUS_FLOORS)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in files() if room_of(path) == "corpus" and path.parent.name != "raydiar"],
+    ids=lambda path: str(path.relative_to(PACKAGE)),
+)
+def test_imports_go_down_within_the_corpus_job(path):
+    floor = {room: level for level, rooms in enumerate(CORPUS_FLOORS) for room in rooms}
+    room = path.relative_to(PACKAGE / "corpus").parts[0].removesuffix(".py")
+    for module in imports(path):
+        below = module.removeprefix("raydiar.corpus.").split(".")[0]
+        if module.startswith("raydiar.corpus.") and room in floor and below in floor:
+            assert floor[below] <= floor[room], f"{path} imports {module} from above"
+
+
+def test_nothing_below_the_corpus_job_borrows_from_it():
+    """Voiceprints read its datasets; for storage they need not reach into it."""
+    for path in (PACKAGE / "voiceprints").glob("*.py"):
+        borrowed = {m for m in imports(path) if m.startswith("raydiar.corpus")}
+        allowed = ("raydiar.corpus.output", "raydiar.corpus.hashes")
+        assert all(module.startswith(allowed) for module in borrowed), (path, borrowed)
+
+
 @pytest.mark.parametrize(
     ("code", "absent"),
     [
         ("import raydiar", {"ray", "torch", "pyannote"}),
         ("from raydiar import Pipeline", {"ray"}),
         ("import raydiar.audio, raydiar.diarization, raydiar.clustering", {"ray", "torch"}),
-        ("import raydiar.corpus.stages", {"torch"}),
+        ("import raydiar.storage", {"ray", "torch", "numpy", "pyarrow", "fsspec"}),
+        ("import raydiar.storage.folder, raydiar.storage.lock", {"ray", "torch", "faiss"}),
+        ("import raydiar.corpus", {"ray", "torch", "numpy", "pyarrow"}),
+        ("from raydiar.corpus import dataset", {"ray", "torch"}),
+        ("import raydiar.corpus.job.stages", {"torch"}),
         ("import raydiar.pipelines.config", {"ray", "torch"}),
         ("import raydiar.cli", {"ray", "torch", "faiss"}),
-        ("import raydiar.corpus.status, raydiar.corpus.export", {"ray", "torch"}),
+        ("import raydiar.corpus.watch.status, raydiar.corpus.output.export", {"ray", "torch"}),
         ("import raydiar.planning", {"ray", "torch", "numpy", "pyarrow"}),
         ("import raydiar.voiceprints.index", {"ray", "torch"}),
         ("import raydiar.voiceprints.search", {"ray", "torch"}),

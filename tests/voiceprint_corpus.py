@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from raydiar.corpus import dataset
-from raydiar.corpus.folder import Folder
-from raydiar.corpus.manifest import RECORDING_FIELDS
+from raydiar.corpus.inputs.manifest import RECORDING_FIELDS
+from raydiar.corpus.output import dataset
 from raydiar.diarization import Diarization, Speaker, Turn
+from raydiar.storage.folder import Folder
 from raydiar.voiceprints.verification import Calibration
 
 DIMENSION = 192

@@ -92,10 +92,10 @@ def _join_small(
     large = sizes >= min_size
     if not large.any():
         return np.zeros_like(labels)
-    heir = np.arange(len(sizes))
+    joins = np.arange(len(sizes))
     if not large.all():
         rows = unit_rows if method in EUCLIDEAN else None
         means = group_means(embeddings, labels, len(sizes), transform=rows)
         distances = cdist(means[~large], means[large], metric="cosine")
-        heir[~large] = np.flatnonzero(large)[distances.argmin(axis=1)]
-    return np.unique(heir[labels], return_inverse=True)[1]
+        joins[~large] = np.flatnonzero(large)[distances.argmin(axis=1)]
+    return np.unique(joins[labels], return_inverse=True)[1]

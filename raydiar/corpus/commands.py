@@ -18,7 +18,7 @@ app = typer.Typer(help="Diarize whole corpora with Ray.", no_args_is_help=True)
 
 @contextmanager
 def _told_in_one_line() -> Iterator[None]:
-    """End the command with status 1 and the message of an error that a user can mend."""
+    """End the command with status 1 and the message of an error that a user can put right."""
     try:
         yield
     except RaydiarError as error:
@@ -79,7 +79,7 @@ def diarize(
     token: Annotated[str | None, typer.Option(help="Hugging Face token for gated weights.")] = None,
 ) -> None:
     """Diarize the recordings of a manifest or folder that OUTPUT has no row of."""
-    from raydiar.corpus.run import diarize_corpus
+    from raydiar.corpus.job.run import diarize_corpus
 
     with _told_in_one_line():
         summary = diarize_corpus(
@@ -117,7 +117,7 @@ def resolve(
     token: Annotated[str | None, typer.Option(help="Hugging Face token for gated weights.")] = None,
 ) -> None:
     """Cluster kept LocalSpeakers again, with other parameters, without a GPU or the audio."""
-    from raydiar.corpus.run import resolve_corpus
+    from raydiar.corpus.job.run import resolve_corpus
     from raydiar.pipelines.config_file import load_config
 
     with _told_in_one_line():
@@ -145,7 +145,7 @@ def manifest(
     output: Annotated[str, typer.Option(help="Parquet manifest to write.")],
 ) -> None:
     """Write a manifest of all audio below SOURCE."""
-    from raydiar.corpus.sources import write_manifest
+    from raydiar.corpus.inputs.sources import write_manifest
 
     with _told_in_one_line():
         num_files = write_manifest(source, output)
@@ -158,7 +158,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Tell where OUTPUT stands, of a job that runs or not."""
-    from raydiar.corpus.status import read_status
+    from raydiar.corpus.watch.status import read_status
 
     with _told_in_one_line():
         found = read_status(output)
@@ -182,7 +182,7 @@ def export(
     if len(chosen) != 1:
         raise typer.BadParameter("give one of --rttm, --csv, --json and --turns")
     [(form, destination)] = chosen.items()
-    from raydiar.corpus.export import export as export_dataset
+    from raydiar.corpus.output.export import export as export_dataset
 
     with _told_in_one_line():
         exported = export_dataset(output, form, destination, exclusive)

@@ -20,7 +20,7 @@ from ray.exceptions import RayTaskError
 from ray.serve.config import AutoscalingConfig
 from ray.serve.handle import DeploymentHandle
 
-from raydiar.corpus.cluster import spans_nodes
+from raydiar.corpus.job.placement import spans_nodes
 from raydiar.errors import ConfigError
 from raydiar.pipelines.config import LocalPipeline, PipelineConfig
 from raydiar.pipelines.config_file import load_config

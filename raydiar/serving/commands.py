@@ -90,7 +90,7 @@ def list_keys(database: DatabaseOption = None) -> None:
 def _run(http: dict[str, Any], settings: "ServeSettings") -> None:
     from ray import serve as ray_serve
 
-    from raydiar.corpus.cluster import connected
+    from raydiar.corpus.job.placement import connected
     from raydiar.serving.app import build
     from raydiar.serving.placement import check_keys, completed, default_url
 

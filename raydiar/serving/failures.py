@@ -1,6 +1,6 @@
 """Whose failure is it that a job fails: the recording's, the moment's, or the machine's?
 
-As in a corpus job (`raydiar.corpus.failures`), with what a server meets besides: URLs of clients,
+As in a corpus job (`raydiar.failures`), with what a server meets besides: URLs of clients,
 a database, and replicas that come and go.
 """
 
@@ -8,7 +8,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 
 from raydiar import errors
-from raydiar.corpus.failures import MACHINE, MOMENT, RECORDING, blame
+from raydiar.failures import MACHINE, MOMENT, RECORDING, failure_cause
 from raydiar.serving.addresses import url_label
 
 __all__ = ["MACHINE", "MOMENT", "RECORDING", "cause_of", "is_lost_replica", "message", "verdict"]
@@ -46,7 +46,7 @@ def verdict(error: BaseException) -> str:
         return MOMENT
     if isinstance(error, errors.RaydiarError) and not isinstance(error, _OF_MACHINE):
         return RECORDING
-    return blame(error)
+    return failure_cause(error)
 
 
 def message(error: BaseException, media: str, path: str | None = None) -> str:

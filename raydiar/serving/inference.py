@@ -16,9 +16,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from ray import serve
 
-from raydiar.corpus.cluster import num_cores
-from raydiar.corpus.failures import is_device_error
+from raydiar.corpus.job.placement import num_cores
 from raydiar.errors import DeviceFailed
+from raydiar.failures import is_device_error
 from raydiar.local_speakers import LocalSpeakers
 from raydiar.pipelines.config import LocalPipeline, PipelineConfig
 from raydiar.serving.batching import Batching
@@ -99,7 +99,7 @@ class SliceInference:
         Raises
         ------
         Exception
-            What a device is to blame for.
+            What a device caused.
         """
         try:
             return self._run(slices)

@@ -283,7 +283,7 @@ class JobStore:
         job : Job
         reason : str
         counts : bool
-            Whether this was an attempt: false where the job is not to blame, as when the worker is
+            Whether this was an attempt: false where the cause is not the job, as when the worker is
             told to stop.
         delay : float
             Seconds until somebody may claim it again.

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlencode
 
-from raydiar.corpus.folder import TEMPORARY, Folder
 from raydiar.errors import AudioNotFound, ConfigError, MediaKeyError, SignatureRefused
 from raydiar.serving.streams import in_thread, write_blocks
 from raydiar.serving.uploads import FileUpload, ObjectUpload, not_found, told
 from raydiar.storage import BLOCK_BYTES
+from raydiar.storage.folder import TEMPORARY, Folder
 
 SCHEME = "media://"
 MAX_KEY = 512

@@ -9,7 +9,7 @@ import ray
 from ray.serve.config import HTTPOptions
 from ray.serve.context import _get_global_client
 
-from raydiar.corpus.cluster import fit_actors, place
+from raydiar.corpus.job.placement import fit_actors, place
 from raydiar.errors import ConfigError
 from raydiar.serving.database import is_single_node, open_database, parse_url
 from raydiar.serving.keys import KeyRing

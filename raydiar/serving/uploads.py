@@ -9,9 +9,9 @@ import uuid
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from raydiar.corpus.folder import TEMPORARY, Folder
 from raydiar.errors import AudioNotFound, RaydiarError, StorageUnavailable
 from raydiar.storage import storage_error
+from raydiar.storage.folder import TEMPORARY, Folder
 
 _PART_BYTES = 8 * 2**20  # of multipart uploads: S3 takes 10,000 parts of at least 5 MiB
 

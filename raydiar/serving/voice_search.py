@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from ray import serve
 
-from raydiar.corpus.folder import Folder
 from raydiar.errors import VoiceprintIndexError
+from raydiar.storage.folder import Folder
 from raydiar.voiceprints.generation import read_current
 from raydiar.voiceprints.index import VoiceprintIndex
 from raydiar.voiceprints.search import Hit, search, turns_of

@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raydiar.corpus import dataset
-from raydiar.corpus.folder import TEMPORARY, Folder
+from raydiar.corpus.output import dataset
 from raydiar.errors import ConfigError, VoiceprintIndexError, VoiceprintNotFound
+from raydiar.storage.folder import TEMPORARY, Folder
 from raydiar.voiceprints.generation import (
     CURRENT,
     FILES,

@@ -18,8 +18,8 @@ from typing import Any
 import pyarrow as pa
 
 from raydiar import hub
-from raydiar.corpus.folder import Folder, FolderConflict
 from raydiar.errors import VoiceprintIndexConflict, VoiceprintIndexError, WeightsNotFound
+from raydiar.storage.folder import Folder, FolderConflict
 
 CURRENT = "CURRENT"
 FILES = "files"

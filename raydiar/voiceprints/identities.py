@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import compute as pc
 
-from raydiar.corpus.folder import Folder, FolderConflict, to_parquet
 from raydiar.errors import VoiceprintIndexConflict, VoiceprintIndexError
+from raydiar.storage.folder import Folder, FolderConflict, to_parquet
 
 FILE = "identities.parquet"
 

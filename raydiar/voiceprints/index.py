@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raydiar.corpus.folder import Folder
 from raydiar.errors import VoiceprintIndexError
+from raydiar.storage.folder import Folder
 from raydiar.voiceprints.generation import Generation, SegmentEntry, read_current
 from raydiar.voiceprints.searchable import SearchableIndex, Where
 from raydiar.voiceprints.segments import Segment, best, has_gpu

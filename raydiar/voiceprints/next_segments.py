@@ -10,9 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raydiar.corpus import dataset
-from raydiar.corpus.folder import Folder
-from raydiar.corpus.manifest import hash_ids
+from raydiar.corpus.hashes import hash_ids, is_member
+from raydiar.storage.folder import Folder
 from raydiar.voiceprints.generation import Generation, SegmentEntry, StoredFile, publish
 from raydiar.voiceprints.segment_writer import Layout, SegmentWriter, scratch_folder
 from raydiar.voiceprints.segments import Segment
@@ -82,7 +81,7 @@ class NextSegments:
         seen = [self.recordings]
         for ids, vectors in source:
             hashes = hash_ids(ids.column("recording_id").to_pylist())
-            fresh = ~dataset.is_done(hashes, self.recordings)
+            fresh = ~is_member(hashes, self.recordings)
             self.known += len(np.unique(hashes[~fresh]))
             seen.append(np.unique(hashes[fresh]))
             if fresh.any():

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raydiar.corpus import dataset
+from raydiar.corpus.output import dataset
 from raydiar.errors import VoiceprintIndexError
 from raydiar.voiceprints.generation import Generation, check_embedding
 from raydiar.voiceprints.segments import unit_vectors

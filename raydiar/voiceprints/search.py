@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raydiar.corpus import dataset
-from raydiar.corpus.folder import Folder
+from raydiar.corpus.output import dataset
 from raydiar.diarization import Diarization, Speaker, Turn
 from raydiar.errors import VoiceprintNotFound
+from raydiar.storage.folder import Folder
 from raydiar.voiceprints.generation import ID_FIELDS
 from raydiar.voiceprints.searchable import SearchableIndex
 from raydiar.voiceprints.segments import unit_vectors

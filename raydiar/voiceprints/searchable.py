@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raydiar.corpus.folder import Folder
 from raydiar.errors import ConfigError, VoiceprintNotFound
+from raydiar.storage.folder import Folder
 from raydiar.voiceprints.generation import Generation, SegmentEntry, check_embedding
 from raydiar.voiceprints.segments import unit_vectors
 

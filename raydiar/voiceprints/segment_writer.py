@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raydiar.corpus.folder import TEMPORARY, Folder
 from raydiar.errors import ConfigError
+from raydiar.storage.folder import TEMPORARY, Folder
 from raydiar.voiceprints.codes import CANDIDATES, SCANNED, default_probes, make_codes
 from raydiar.voiceprints.generation import KINDS, SegmentEntry, StoredFile
 from raydiar.voiceprints.segments import BLOCK

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raydiar.corpus.folder import Folder
 from raydiar.errors import VoiceprintIndexError
+from raydiar.storage.folder import Folder
 from raydiar.voiceprints.codes import SCANNED, propose, read_codes
 from raydiar.voiceprints.generation import ID_FIELDS, SegmentEntry
 

@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from raydiar.corpus.folder import Folder
 from raydiar.errors import ConfigError, RaydiarError, VoiceprintIndexError
+from raydiar.storage.folder import Folder
 from raydiar.voiceprints.generation import Generation, SegmentEntry
 from raydiar.voiceprints.index import VoiceprintIndex, open_current
 from raydiar.voiceprints.searchable import SearchableIndex

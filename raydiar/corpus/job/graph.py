@@ -17,13 +17,13 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 from ray.exceptions import RayError
 
 from raydiar.audio import SAMPLE_RATE
-from raydiar.corpus.cluster import Placement
-from raydiar.corpus.folder import Folder
-from raydiar.corpus.kept import Keep, ReadKept
-from raydiar.corpus.packs import PackPlan
-from raydiar.corpus.shard_decoding import DecodeShard
-from raydiar.corpus.stages import Coordinator, Decode, LocalInferenceStage, Resolve, Write
+from raydiar.corpus.inputs.packs import PackPlan
+from raydiar.corpus.job.placement import Placement
+from raydiar.corpus.job.shard_decoding import DecodeShard
+from raydiar.corpus.job.stages import Coordinator, Decode, LocalInferenceStage, Resolve, Write
+from raydiar.corpus.output.kept import Keep, ReadKept
 from raydiar.errors import JobFailed, RaydiarError
+from raydiar.storage.folder import Folder
 
 MAX_FILES = 10_000  # of one run; a write leaves up to two
 # PCM of long packs that may be decoded at a time: one of 24 h is 2.8 GB

@@ -11,9 +11,9 @@ import platform
 from importlib.metadata import version
 
 from raydiar import __version__
-from raydiar.corpus.folder import PRIVATE, Folder
-from raydiar.corpus.lock import living_holder
-from raydiar.corpus.progress import RunSummary
+from raydiar.corpus.watch.progress import RunSummary
+from raydiar.storage.folder import PRIVATE, Folder
+from raydiar.storage.lock import living_holder
 
 RUN_FILE = f"{PRIVATE}/run.json"
 RUNS = f"{PRIVATE}/runs"

@@ -24,11 +24,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raydiar.corpus.folder import PRIVATE, Folder
-from raydiar.corpus.manifest import hash_ids
-from raydiar.corpus.shard_record import SHARDS_FILE, ShardRecord
+from raydiar.corpus.hashes import hash_ids, is_member
+from raydiar.corpus.inputs.shard_record import SHARDS_FILE, ShardRecord
 from raydiar.diarization import Diarization, Speaker, Turn
 from raydiar.errors import OutputError
+from raydiar.storage.folder import PRIVATE, Folder
 
 SCHEMA_FILE = f"{PRIVATE}/schema.parquet"
 _PIPELINE_KEY = b"raydiar.pipeline"
@@ -320,7 +320,7 @@ class Inventory:
         hashes : (num_recordings,) S16
         """
         hashes = np.unique(np.concatenate([np.empty(0, "S16"), *self.hashes]))
-        return hashes[~is_done(hashes, self.shards)]
+        return hashes[~is_member(hashes, self.shards)]
 
     def of_run(self, run: str) -> np.ndarray:
         """Sorted hashes of the recordings of which this run wrote a row, (num_recordings,) S16."""
@@ -334,7 +334,7 @@ class Inventory:
         hashes = np.concatenate([np.empty(0, "S16"), *self.hashes])
         order = np.argsort(hashes, kind="stable")  # files stand in order of precedence
         ordered = hashes[order]
-        keep = ~is_done(hashes, self.shards)
+        keep = ~is_member(hashes, self.shards)
         keep[order[1:]] &= ordered[1:] != ordered[:-1]
         ends = np.cumsum([len(of_file) for of_file in self.hashes])
         return [keep[end - len(h) : end] for end, h in zip(ends, self.hashes, strict=True)]
@@ -347,14 +347,6 @@ class Inventory:
             if name.startswith(f"{status}-")
         )
         return int(sum(mine))
-
-
-def is_done(hashes: np.ndarray, done: np.ndarray) -> np.ndarray:
-    """Which of `hashes` (num_recordings,) stand in the sorted array `done`, as bool."""
-    if not len(done):
-        return np.zeros(len(hashes), bool)
-    found = np.searchsorted(done, hashes)
-    return done[np.minimum(found, len(done) - 1)] == hashes
 
 
 def failed(output: Folder, inventory: Inventory, only_retryable: bool = True) -> np.ndarray:

@@ -21,10 +21,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raydiar.corpus import dataset
-from raydiar.corpus.folder import staged
+from raydiar.corpus.output import dataset
 from raydiar.diarization import CSV_COLUMNS, Diarization, Turn
 from raydiar.errors import OutputError
+from raydiar.storage.folder import staged
 
 TURNS_SCHEMA = pa.schema(
     [

@@ -15,15 +15,16 @@ from datetime import UTC, datetime
 import numpy as np
 import pyarrow as pa
 
-from raydiar.corpus import dataset
-from raydiar.corpus.folder import TEMPORARY, Folder
-from raydiar.corpus.lock import OutputLock, check_lock
-from raydiar.corpus.packs import PACKS, PackPlan, pack_folder
-from raydiar.corpus.progress import RunSummary
-from raydiar.corpus.record import write_record
-from raydiar.corpus.shard_record import ShardLog
+from raydiar.corpus.hashes import is_member
+from raydiar.corpus.inputs.packs import PACKS, PackPlan, pack_folder
+from raydiar.corpus.inputs.shard_record import ShardLog
+from raydiar.corpus.output import dataset
+from raydiar.corpus.watch.progress import RunSummary
+from raydiar.corpus.watch.record import write_record
 from raydiar.errors import JobFailed, OutputError, RaydiarError
 from raydiar.pipelines.config import LocalPipeline
+from raydiar.storage.folder import TEMPORARY, Folder
+from raydiar.storage.lock import OutputLock, check_lock
 
 
 def folder_of(uri: str) -> Folder:
@@ -72,7 +73,7 @@ def recorded(
     summary.num_recordings = plan.num_recordings + plan.num_done
     summary.num_done_before = plan.num_done
     summary.num_shards = plan.num_shards
-    done_again = dataset.is_done(plan.hashes, before.done).sum()
+    done_again = is_member(plan.hashes, before.done).sum()
     summary.num_rows_before = len(before.done) - int(done_again)
     summary.planned_seconds, summary.planned_exactly = plan.seconds, plan.exact
 
@@ -145,7 +146,7 @@ def finish(
     """Leave exactly one row a recording, to any reader."""
     after = dataset.Inventory.read(folder, known=before)
     written = after.of_run(run)
-    planned = dataset.is_done(written, plan.hashes)
+    planned = is_member(written, plan.hashes)
     missing = len(plan.hashes) - np.sum(planned)
     if shards is not None:
         if shards.num_read < plan.num_shards:

@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raydiar.corpus.failures import retrying
 from raydiar.errors import RaydiarError, ShardError
+from raydiar.failures import retrying
 from raydiar.storage import Reader, display_name, open_source, storage_error
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")

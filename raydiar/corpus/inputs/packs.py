@@ -16,12 +16,12 @@ from pathlib import PurePosixPath
 import numpy as np
 import pyarrow as pa
 
-from raydiar.corpus.dataset import is_done
-from raydiar.corpus.folder import PRIVATE, Folder
-from raydiar.corpus.manifest import Manifest, check_unique, hash_ids
-from raydiar.corpus.shard_record import ShardRecord
-from raydiar.corpus.shards import is_shard
-from raydiar.corpus.sources import BYTES_PER_SECOND
+from raydiar.corpus.hashes import hash_ids, is_member
+from raydiar.corpus.inputs.manifest import Manifest, check_unique
+from raydiar.corpus.inputs.shard_record import ShardRecord
+from raydiar.corpus.inputs.shards import is_shard
+from raydiar.corpus.inputs.sources import BYTES_PER_SECOND
+from raydiar.storage.folder import PRIVATE, Folder
 
 PACKS = f"{PRIVATE}/packs"
 PACK_SECONDS = 30 * 60.0
@@ -126,7 +126,7 @@ def write_packs(
         for batch in manifest.batches():
             hashes = hash_ids(batch.column("recording_id").to_pylist())
             seen.append(hashes)
-            skipped = is_done(hashes, done) | is_done(hashes, shards.whole)
+            skipped = is_member(hashes, done) | is_member(hashes, shards.whole)
             num_done += sum(map(shards.num_recordings, hashes[skipped].tolist()))
             rows = batch.filter(pa.array(~skipped)).to_pylist()
             shard = np.array([is_shard(row["uri"]) for row in rows], bool)

@@ -20,9 +20,9 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
 
-from raydiar.corpus.failures import retrying
-from raydiar.corpus.shards import is_shard
+from raydiar.corpus.inputs.shards import is_shard
 from raydiar.errors import ManifestError, RaydiarError
+from raydiar.failures import retrying
 from raydiar.storage import display_name, storage_error
 
 # bytes of a second, low rather than high, for the known endings: packs are formed from file

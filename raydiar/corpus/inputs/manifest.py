@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from raydiar.corpus.shards import is_shard
-from raydiar.corpus.tables import Columns, CsvTable, JsonLinesTable, ParquetTable, open_table
+from raydiar.corpus.hashes import hash_ids
+from raydiar.corpus.inputs.shards import is_shard
 from raydiar.errors import ManifestError
+from raydiar.storage.tables import Columns, CsvTable, JsonLinesTable, ParquetTable, open_table
 
 RECORDING_FIELDS = pa.schema(
     [
@@ -40,17 +40,6 @@ RESERVED = (
     *("status", "error", "turns", "exclusive_turns", "speakers", "clustering", "pipeline"),
     "requested",
 )
-
-
-def hash_ids(recording_ids: Iterable[str]) -> np.ndarray:
-    """128-bit hashes by which recordings are told apart, in a job of any size.
-
-    Returns
-    -------
-    hashes : (num_recordings,) S16
-    """
-    digests = (blake2b(name.encode(), digest_size=16).digest() for name in recording_ids)
-    return np.frombuffer(b"".join(digests), dtype="S16")
 
 
 def default_id(

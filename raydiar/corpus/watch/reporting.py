@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
-from raydiar.corpus.progress import RunSummary
+from raydiar.corpus.watch.progress import RunSummary
 
 QUIET_SECONDS = 600.0  # without a finished recording, which is worth telling
 

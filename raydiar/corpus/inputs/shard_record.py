@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raydiar.corpus.failures import retrying
-from raydiar.corpus.folder import PRIVATE, Folder
-from raydiar.corpus.lock import check_lock
-from raydiar.corpus.manifest import hash_ids
+from raydiar.corpus.hashes import hash_ids
+from raydiar.failures import retrying
+from raydiar.storage.folder import PRIVATE, Folder
+from raydiar.storage.lock import check_lock
 
 SHARDS_FILE = f"{PRIVATE}/shards.parquet"
 SHARD = pa.struct(

@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from raydiar.corpus.dataset import is_done
-from raydiar.corpus.failures import MACHINE, blame, describe
-from raydiar.corpus.manifest import default_id, hash_ids
-from raydiar.corpus.packs import PACK_RECORDINGS, PACK_SECONDS
-from raydiar.corpus.shards import read_members
-from raydiar.corpus.sources import is_audio
-from raydiar.corpus.stages import MOST_ATTEMPTS, Decode, decoded_pack, decoder
+from raydiar.corpus.hashes import hash_ids, is_member
+from raydiar.corpus.inputs.manifest import default_id
+from raydiar.corpus.inputs.packs import PACK_RECORDINGS, PACK_SECONDS
+from raydiar.corpus.inputs.shards import read_members
+from raydiar.corpus.inputs.sources import is_audio
+from raydiar.corpus.job.stages import MOST_ATTEMPTS, Decode, decoded_pack, decoder
 from raydiar.errors import ShardError
+from raydiar.failures import MACHINE, describe, failure_cause
 from raydiar.resampling import SAMPLE_RATE
 from raydiar.storage import display_name
 
@@ -123,7 +123,7 @@ class _Members:
                 for recording in self._recordings(name, source):
                     yield recording, self._decode.decode(recording, source)
         except Exception as error:
-            if blame(error) == MACHINE:
+            if failure_cause(error) == MACHINE:
                 raise
             yield self._failure(error)
         else:
@@ -146,7 +146,7 @@ class _Members:
         return self._shard["channel"] == "split" or self._is_new(self._id(name))
 
     def _is_new(self, recording_id: str) -> bool:
-        return not is_done(hash_ids([recording_id]), self._done)[0]
+        return not is_member(hash_ids([recording_id]), self._done)[0]
 
     def _id(self, name: str, channel: str | None = None) -> str:
         shard = self._shard
@@ -162,7 +162,7 @@ class _Members:
             found = decoder(self._decode.time_limit).probe(source)
             channels = [str(n) for n in range(found.num_channels)]
         except Exception as error:
-            if blame(error) == MACHINE:
+            if failure_cause(error) == MACHINE:
                 raise
             channels = ["split"]  # stays one recording, for decoding to say what is wrong
         for channel in channels:

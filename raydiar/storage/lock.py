@@ -12,8 +12,8 @@ import socket
 import threading
 import time
 
-from raydiar.corpus.folder import PRIVATE, Folder
 from raydiar.errors import OutputError
+from raydiar.storage.folder import PRIVATE, Folder
 
 SILENCE = 300.0  # s
 

@@ -33,7 +33,7 @@ _OF_MACHINE = (errors.RaydiarError, MemoryError, ImportError)
 _STORAGE_CLIENTS = frozenset(("aiohttp", "botocore", "gcsfs", "google", "requests", "urllib3"))
 
 
-def blame(error: BaseException) -> str:
+def failure_cause(error: BaseException) -> str:
     """RECORDING, MOMENT or MACHINE.
 
     An exception nobody expected counts against the recording that met it: one odd file among
@@ -48,7 +48,7 @@ def blame(error: BaseException) -> str:
         return MACHINE
     if isinstance(error, OSError) or type(error).__module__.split(".")[0] in _STORAGE_CLIENTS:
         told = storage_error(error, "storage")
-        return MACHINE if told is error else blame(told)
+        return MACHINE if told is error else failure_cause(told)
     return RECORDING
 
 
@@ -68,7 +68,7 @@ def describe(error: BaseException) -> dict:
     return {
         "type": type(error).__name__,
         "message": message if len(message) <= 2000 else f"{message[:1999]}…",
-        "retryable": blame(error) == MOMENT,
+        "retryable": failure_cause(error) == MOMENT,
         "attempt": getattr(error, "attempt", 1),
     }
 
@@ -87,6 +87,6 @@ def retrying(call: Callable[[], Result], attempts: int = 5, first_wait: float = 
             return call()
         except Exception as error:
             error.attempt = attempt
-            if attempt == attempts or blame(error) != MOMENT:
+            if attempt == attempts or failure_cause(error) != MOMENT:
                 raise
             time.sleep(first_wait * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))

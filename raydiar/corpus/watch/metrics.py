@@ -10,7 +10,7 @@ from collections import Counter as Counts
 
 from ray.util.metrics import Counter, Histogram
 
-from raydiar.corpus.progress import STEPS
+from raydiar.corpus.watch.progress import STEPS
 from raydiar.storage import display_name
 
 _LATENCIES = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0]  # s

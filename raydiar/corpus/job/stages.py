@@ -23,11 +23,8 @@ import pyarrow.compute as pc
 from raydiar.audio import MAX_DURATION
 from raydiar.clustering import PLDA, resolve
 from raydiar.clustering.resolve import Clustering
-from raydiar.corpus import dataset
-from raydiar.corpus.failures import MACHINE, blame, describe, is_device_error, retrying
-from raydiar.corpus.folder import Folder
-from raydiar.corpus.lock import check_lock
-from raydiar.corpus.shard_record import SHARD
+from raydiar.corpus.inputs.shard_record import SHARD
+from raydiar.corpus.output import dataset
 from raydiar.corpus.wire import (
     local_speakers_from_arrow,
     local_speakers_to_arrow,
@@ -35,9 +32,12 @@ from raydiar.corpus.wire import (
     pcm_to_arrow,
 )
 from raydiar.errors import JobFailed, StorageUnavailable
+from raydiar.failures import MACHINE, describe, failure_cause, is_device_error, retrying
 from raydiar.isolation import IsolatedDecoder
 from raydiar.local_speakers import LocalSpeakers
 from raydiar.storage import Source
+from raydiar.storage.folder import Folder
+from raydiar.storage.lock import check_lock
 
 MOST_ATTEMPTS = 4  # at one pack, each of which ended its process, before the job stops
 
@@ -91,12 +91,12 @@ class Decode:
         Raises
         ------
         Exception
-            What the machine is to blame for.
+            What the machine caused.
         """
         try:
             return retrying(lambda: self._decode(recording, source), self.attempts)
         except Exception as raised:
-            if blame(raised) == MACHINE:
+            if failure_cause(raised) == MACHINE:
                 raise
             return describe(raised)
 
@@ -199,12 +199,12 @@ class LocalInferenceStage:
         Raises
         ------
         Exception
-            What the machine is to blame for.
+            What the machine caused.
         """
         try:
             return self._run(pcm)
         except Exception as error:
-            if blame(error) == MACHINE:
+            if failure_cause(error) == MACHINE:
                 raise
             return [self._infer_alone(samples) for samples in pcm]
 
@@ -212,7 +212,7 @@ class LocalInferenceStage:
         try:
             [local] = self._run([samples])
         except Exception as error:
-            if blame(error) == MACHINE:
+            if failure_cause(error) == MACHINE:
                 raise
             return error
         return local
@@ -345,7 +345,7 @@ class Resolve:
                 uri=recording["recording_id"],
             )
         except Exception as raised:
-            if blame(raised) == MACHINE:
+            if failure_cause(raised) == MACHINE:
                 raise
             return dataset.error_row(recording, describe(raised), self.pipeline)
         return dataset.ok_row(recording, diarization, self.pipeline)

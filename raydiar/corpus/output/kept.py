@@ -15,14 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raydiar.corpus import dataset
-from raydiar.corpus.folder import PRIVATE, Folder
-from raydiar.corpus.manifest import hash_ids
-from raydiar.corpus.packs import UNKNOWN_SECONDS, PackPlan, pack_folder
-from raydiar.corpus.shard_record import SHARD
+from raydiar.corpus.hashes import hash_ids, is_member
+from raydiar.corpus.inputs.packs import UNKNOWN_SECONDS, PackPlan, pack_folder
+from raydiar.corpus.inputs.shard_record import SHARD
+from raydiar.corpus.output import dataset
 from raydiar.corpus.wire import LOCAL_SPEAKERS
 from raydiar.errors import OutputError
 from raydiar.pipelines.config import LocalPipeline
+from raydiar.storage.folder import PRIVATE, Folder
 
 _SCHEMA_FILE = f"{PRIVATE}/local.parquet"
 _MADE_BY = b"raydiar.local"
@@ -140,7 +140,7 @@ def write_plan(kept: Folder, done: np.ndarray, output: Folder, run: str) -> Pack
     everything = np.concatenate([np.empty(0, "S16"), *hashes])
     _, newest = np.unique(everything, return_index=True)
     wanted = np.zeros(len(everything), bool)
-    wanted[newest] = ~dataset.is_done(everything[newest], done)
+    wanted[newest] = ~is_member(everything[newest], done)
     ends = np.cumsum([len(of_file) for of_file in hashes])
     plan = []
     for name, end, of_file in zip(files, ends, hashes, strict=True):

@@ -15,8 +15,12 @@ import numpy as np
 import pyarrow as pa
 
 from raydiar.clustering import PLDA
-from raydiar.corpus import dataset
-from raydiar.corpus.bookkeeping import (
+from raydiar.corpus.hashes import is_member
+from raydiar.corpus.inputs.manifest import RECORDING_FIELDS, read_manifest
+from raydiar.corpus.inputs.packs import PackPlan, write_packs
+from raydiar.corpus.inputs.shard_record import ShardLog, ShardRecord
+from raydiar.corpus.inputs.sources import write_manifest
+from raydiar.corpus.job.bookkeeping import (
     agreed_schema,
     finish,
     folder_of,
@@ -25,21 +29,25 @@ from raydiar.corpus.bookkeeping import (
     recorded,
     scratch,
 )
-from raydiar.corpus.failures import MACHINE, blame
-from raydiar.corpus.folder import PRIVATE, Folder
-from raydiar.corpus.kept import Keep, ReadKept, check_made_by, prepare, read_schema, write_plan
-from raydiar.corpus.manifest import RECORDING_FIELDS, read_manifest
-from raydiar.corpus.packs import PackPlan, write_packs
-from raydiar.corpus.progress import FailureLimit, RunSummary
-from raydiar.corpus.record import versions
-from raydiar.corpus.reporting import Reporter, print_line
-from raydiar.corpus.shard_record import ShardLog, ShardRecord
-from raydiar.corpus.sources import write_manifest
-from raydiar.corpus.stages import Decode, Resolve, Write
+from raydiar.corpus.job.stages import Decode, Resolve, Write
+from raydiar.corpus.output import dataset
+from raydiar.corpus.output.kept import (
+    Keep,
+    ReadKept,
+    check_made_by,
+    prepare,
+    read_schema,
+    write_plan,
+)
+from raydiar.corpus.watch.progress import FailureLimit, RunSummary
+from raydiar.corpus.watch.record import versions
+from raydiar.corpus.watch.reporting import Reporter, print_line
 from raydiar.errors import ConfigError, ManifestError
+from raydiar.failures import MACHINE, failure_cause
 from raydiar.isolation import IsolatedDecoder
 from raydiar.pipelines.config import LocalPipeline, PipelineConfig
 from raydiar.pipelines.config_file import load_config
+from raydiar.storage.folder import PRIVATE, Folder
 
 MODELS = f"{PRIVATE}/models"
 LISTING = f"{PRIVATE}/manifest.parquet"
@@ -66,14 +74,14 @@ def diarize_corpus(
     Parameters
     ----------
     manifest : str or None
-        See `raydiar.corpus.manifest.read_manifest`.
+        See `raydiar.corpus.inputs.manifest.read_manifest`.
     output : str
         Folder or fsspec URI of the diarization dataset, new or of an earlier run.
     pipeline : str or PipelineConfig, optional
         See `raydiar.pipelines.config_file.load_config`.
     source : str, optional
-        Instead of a manifest, what to make one of: see `raydiar.corpus.sources.list_audio`. It is
-        listed anew in every run, and the listing kept with the output.
+        Instead of a manifest, what to make one of: see `raydiar.corpus.inputs.sources.list_audio`.
+        It is listed anew in every run, and the listing kept with the output.
     device : str
         "cuda", "cpu", or "auto": CUDA if the Ray cluster has, or can grow to, a GPU.
     num_actors : int, optional
@@ -103,7 +111,7 @@ def diarize_corpus(
         If another run is writing the output, it cannot be written, or it was made by another
         pipeline or with other columns.
     JobFailed
-        If the machines or their operator are to blame; run it again to go on.
+        If the machines or their operator failed; run it again to go on.
     """
     if (manifest is None) == (source is None):
         raise ManifestError("give either a manifest (--manifest) or a source of audio (--input)")
@@ -129,7 +137,7 @@ def diarize_corpus(
         done = before.done
         if retry_errors:
             again = dataset.failed(folder, before, only_retryable=retry_errors == "retryable")
-            done = done[~dataset.is_done(done, again)]
+            done = done[~is_member(done, again)]
         shards = ShardLog(folder, summary.run, ShardRecord.load(folder))
         # which members of shards failed shows only in the shards
         read = ShardRecord() if retry_errors == "all" else shards.record
@@ -202,7 +210,7 @@ def count_channels(uri: str) -> int | None:
     try:
         return _threads.decoder.probe(uri).num_channels
     except Exception as error:
-        if blame(error) == MACHINE:
+        if failure_cause(error) == MACHINE:
             raise
         return None
 
@@ -242,8 +250,8 @@ def _process(
 ) -> None:
     """Run the graph of `diarize_corpus` and count its receipts."""
     # Ray is not imported where there is nothing to do
-    from raydiar.corpus.cluster import connected, place, spans_nodes
-    from raydiar.corpus.graph import coordinator, job_graph
+    from raydiar.corpus.job.graph import coordinator, job_graph
+    from raydiar.corpus.job.placement import connected, place, spans_nodes
 
     with connected():
         placement = place(device, num_actors)
@@ -273,8 +281,8 @@ def _process(
 
 def _resolve(job: _Job, read: ReadKept, summary: RunSummary, max_failures: int) -> None:
     """Run the graph of `resolve_corpus` and count its receipts."""
-    from raydiar.corpus.cluster import connected
-    from raydiar.corpus.graph import resolve_graph
+    from raydiar.corpus.job.graph import resolve_graph
+    from raydiar.corpus.job.placement import connected
 
     with connected():
         summary.device = "cpu"
@@ -284,8 +292,8 @@ def _resolve(job: _Job, read: ReadKept, summary: RunSummary, max_failures: int) 
 
 
 def _count(graph, summary: RunSummary, max_failures: int, shards: ShardLog | None = None) -> None:
-    from raydiar.corpus.graph import receipts_of
-    from raydiar.corpus.metrics import JobMetrics
+    from raydiar.corpus.job.graph import receipts_of
+    from raydiar.corpus.watch.metrics import JobMetrics
 
     limit, metrics = FailureLimit(max_failures), JobMetrics(summary.output)
     with closing(receipts_of(graph)) as receipts:

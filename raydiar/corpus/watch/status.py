@@ -16,14 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raydiar.corpus.dataset import Inventory, in_precedence, pipeline_of, read_schema
-from raydiar.corpus.folder import Folder
-from raydiar.corpus.lock import living_holder
-from raydiar.corpus.manifest import hash_ids
-from raydiar.corpus.progress import RunSummary
-from raydiar.corpus.record import read_record
-from raydiar.corpus.reporting import duration, hours
+from raydiar.corpus.hashes import hash_ids
+from raydiar.corpus.output.dataset import Inventory, in_precedence, pipeline_of, read_schema
+from raydiar.corpus.watch.progress import RunSummary
+from raydiar.corpus.watch.record import read_record
+from raydiar.corpus.watch.reporting import duration, hours
 from raydiar.errors import OutputError
+from raydiar.storage.folder import Folder
+from raydiar.storage.lock import living_holder
 
 _THREADS = 32
 _ONE_REQUEST_BYTES = 2**21  # up to here a whole file costs no more than its footer and two columns
@@ -38,7 +38,7 @@ class ErrorKind:
     type : str
     count : int
     retryable : int
-        How many of them another try may mend.
+        How many of them a retry may end.
     recording_id, message : str
         Of the first.
     """

@@ -51,7 +51,7 @@ class RunSummary:
         Spent in each step, summed over processes.
     device : str
     placement : dict
-        See `raydiar.corpus.cluster.Placement`.
+        See `raydiar.corpus.job.placement.Placement`.
     versions : dict
         Of raydiar, python, ray and torch.
     state : str
@@ -196,7 +196,7 @@ class FailureLimit:
             raise JobFailed(
                 f"{failures.total()} of the last {len(self._recent)} recordings failed ({listed}): "
                 "something is wrong with more than single recordings. Their error rows are in the "
-                "output; mend the cause, or allow more with --max-failures."
+                "output; remove the cause, or allow more with --max-failures."
             )
 
 

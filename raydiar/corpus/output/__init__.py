@@ -1,0 +1,7 @@
+"""What comes out of a job, and is its checkpoint.
+
+- `dataset`: the fixed schema; exactly one row a recording, by the precedence of file names; files
+  never change, and are published whole.
+- `kept`: LocalSpeakers for clustering again without GPU or audio.
+- `export`: the dataset as RTTM, CSV, JSON or a table of turns.
+"""
