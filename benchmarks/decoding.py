@@ -4,7 +4,7 @@ Every method turns the same files into mono 16 kHz int16 on one thread; the tabl
 times faster than real time, by CPU time, best of a few runs taken in turn. Methods:
 
   raydiar      raydiar.audio.decode
-  child        the same in raydiar.isolation.IsolatedDecoder (wall time: the work is elsewhere)
+  child        the same in an IsolatedDecoder (wall time: the work is elsewhere)
   packets      PyAV's usual loop: a resampler call and an array per packet
   graph        all of it inside FFmpeg (`amovie`): what no Python loop at all would give
   libsndfile   soundfile and soxr, where they are installed and the format is theirs
@@ -29,7 +29,7 @@ import numpy as np
 from av.filter import Graph
 
 from raydiar.audio import SAMPLE_RATE, decode
-from raydiar.isolation import IsolatedDecoder
+from raydiar.audio.isolation import IsolatedDecoder
 
 try:
     import soundfile
@@ -193,7 +193,7 @@ def write_long(path: Path, samples: np.ndarray, hours: float) -> None:
 PEAK = """
 import sys, time
 from raydiar.audio import decode
-from raydiar.isolation import IsolatedDecoder
+from raydiar.audio.isolation import IsolatedDecoder
 
 def memory(pid, kind):
     with open(f"/proc/{pid}/status") as status:

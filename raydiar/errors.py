@@ -9,6 +9,10 @@ class AudioDecodeError(RaydiarError):
     """The bytes are not audio that FFmpeg can decode, or they are damaged."""
 
 
+class AudioWarning(UserWarning):
+    """Something about a recording that its user should know, though it was decoded."""
+
+
 class EmptyAudio(AudioDecodeError):
     """The file decodes, but to not a single sample."""
 

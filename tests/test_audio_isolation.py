@@ -16,6 +16,7 @@ import pytest
 from audio_files import RATE, sparse_wav, speech_like, write
 
 from raydiar.audio import decode, probe
+from raydiar.audio.isolation import IsolatedDecoder
 from raydiar.errors import (
     AudioDecodeError,
     AudioNotFound,
@@ -26,7 +27,6 @@ from raydiar.errors import (
     RecordingTooLong,
     StorageUnavailable,
 )
-from raydiar.isolation import IsolatedDecoder
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -221,7 +221,7 @@ def test_close_ends_the_child(talk):
 
 PARENT = """
 import sys, threading
-from raydiar.isolation import IsolatedDecoder
+from raydiar.audio.isolation import IsolatedDecoder
 decoder = IsolatedDecoder()
 decoder.probe(sys.argv[1])
 print(decoder.pid, flush=True)

@@ -144,7 +144,7 @@ def test_real_speech_survives_codecs_in_place(shared, tmp_path, name, rate, code
 
 
 def test_decoding_needs_neither_torch_nor_ray():
-    code = "import raydiar.audio, raydiar.isolation, sys; print(*sys.modules)"
+    code = "import raydiar.audio, raydiar.audio.isolation, sys; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

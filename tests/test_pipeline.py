@@ -123,6 +123,22 @@ def test_every_kind_of_input_gives_one_answer(pipeline, sample_wav):
     assert sum(p["completed"] == p["total"] == 3 for p in finished) == 3
 
 
+def test_an_excerpt_has_its_times_on_the_timeline_of_the_file(pipeline, sample_wav):
+    excerpt = {"start": 4.0, "duration": 12.0}
+    samples = audio.decode(sample_wav).astype(np.float32) / 32768
+    files = [
+        {"audio": sample_wav, "uri": "file", **excerpt},
+        {"waveform": samples, "sample_rate": 16000, "uri": "waveform", **excerpt},
+        {"waveform": samples[64000:256000], "sample_rate": 16000, "uri": "cut"},
+    ]
+    of_file, of_waveform, cut = [output for _, output in pipeline(files)]
+    assert cut.turns[0].start < cut.turns[-1].end <= 12.0
+    for output in (of_file, of_waveform):
+        assert output.duration == 12.0
+        assert output.turns == cut.shifted(4.0).turns
+        assert output.exclusive_turns == cut.shifted(4.0).exclusive_turns
+
+
 def test_speaker_bounds(pipeline, sample_wav):
     waveform = audio.decode(sample_wav)[None, : 16 * 16000].astype(np.float32) / 32768
     file = {"waveform": waveform, "sample_rate": 16000}

@@ -96,7 +96,7 @@ def decoders_of(worker: int) -> list[int]:
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == worker and b"raydiar.isolation" in (folder / "cmdline").read_bytes():
+            if parent == worker and b"raydiar.audio.isolation" in (folder / "cmdline").read_bytes():
                 found.append(int(folder.name))
     return found
 

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "raydiar"
 FLOORS = [
     {"errors", "windows", "local_speakers", "storage", "diarization", "hub", "evaluation"}
     | {"failures", "planning"},
-    {"audio", "containers", "decoding", "resampling", "isolation", "simulation"},
+    {"audio", "simulation"},
     {"models", "clustering"},
     {"inference"},
     {"pipelines"},

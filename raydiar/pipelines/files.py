@@ -25,6 +25,8 @@ class AudioFile:
         Name of the recording in RTTM and JSON.
     original : object
         What the caller passed.
+    start, duration : float, seconds
+        Excerpt to process; everything by default.
     """
 
     uri: str
@@ -33,6 +35,8 @@ class AudioFile:
     waveform: Any = None
     sample_rate: int | None = None
     channel: int | str | None = None
+    start: float = 0.0
+    duration: float | None = None
 
     @classmethod
     def of(cls, file) -> AudioFile:
@@ -41,7 +45,8 @@ class AudioFile:
         ----------
         file : str, Path, binary file, or mapping
             A mapping has "audio" (path, URI or file) or "waveform", a (channel, time) tensor or
-            array with "sample_rate" in Hz; and optionally "uri" and "channel".
+            array with "sample_rate" in Hz; and optionally "uri", "channel", and the "start" and
+            "duration" in seconds of an excerpt.
 
         Raises
         ------
@@ -50,7 +55,11 @@ class AudioFile:
         """
         if not isinstance(file, Mapping):
             return cls(uri=_name(file), original=file, source=file)
-        channel = file.get("channel")
+        part = {
+            "channel": file.get("channel"),
+            "start": file.get("start") or 0.0,
+            "duration": file.get("duration"),
+        }
         if "waveform" in file:
             if "sample_rate" not in file:
                 raise InvalidSamples('a "waveform" needs its "sample_rate" in Hz')
@@ -59,15 +68,17 @@ class AudioFile:
                 original=file,
                 waveform=file["waveform"],
                 sample_rate=file["sample_rate"],
-                channel=channel,
+                **part,
             )
         if "audio" not in file:
             raise TypeError('a mapping needs "audio" or "waveform"')
         source = file["audio"]
-        return cls(file.get("uri") or _name(source), file, source=source, channel=channel)
+        return cls(file.get("uri") or _name(source), file, source=source, **part)
 
-    def samples(self) -> np.ndarray:
+    def samples(self, warnings: list[str]) -> np.ndarray:
         """16 kHz mono: int16 from files, and what the caller gave from memory.
+
+        What the user should know of the recording is added to `warnings`.
 
         Returns
         -------
@@ -78,8 +89,21 @@ class AudioFile:
         AudioDecodeError, InvalidSamples, RecordingTooLong
         """
         if self.waveform is not None:
-            return audio.prepare_waveform(self.waveform, self.sample_rate, channel=self.channel)
-        return audio.decode(self.source, channel=self.channel)
+            return audio.prepare_waveform(
+                self.waveform,
+                self.sample_rate,
+                channel=self.channel,
+                start=self.start,
+                duration=self.duration,
+                warnings=warnings,
+            )
+        return audio.decode(
+            self.source,
+            channel=self.channel,
+            start=self.start,
+            duration=self.duration,
+            warnings=warnings,
+        )
 
 
 def _name(source) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,26 +149,28 @@ class SpeakerDiarization:
         if self._inference is None:
             self._inference = local_inference(self._pipeline, self.device)
         reported = _Reporter(hook)
-        waiting: deque[AudioFile] = deque()
+        waiting: deque[tuple[AudioFile, list[str]]] = deque()
 
         def decoded() -> Iterator[np.ndarray]:
             for file in files:
+                warnings: list[str] = []
                 try:
-                    samples = file.samples()
+                    samples = file.samples(warnings)
                 except RaydiarError as error:
                     if on_error is None:
                         raise
                     on_error(file.original, error)
                     continue
                 reported.start(file, self._inference.grid.num_windows(len(samples)))
-                waiting.append(file)
+                waiting.append((file, warnings))
                 yield samples
 
         for local in self._inference(decoded(), progress=reported.advance):
-            file = waiting.popleft()
+            file, warnings = waiting.popleft()
             reported.done(file, "segmentation", local)
             reported.done(file, "embeddings", local.embeddings)
             output = self.resolve(local, uri=file.uri, **bounds)
+            output = replace(output, warnings=(*warnings, *output.warnings)).shifted(file.start)
             reported.done(file, "discrete_diarization", output)
             yield file.original, output
 

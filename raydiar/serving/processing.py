@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from raydiar.audio.isolation import IsolatedDecoder
 from raydiar.diarization import Diarization
 from raydiar.errors import AudioNotFound, MediaTooLarge, RaydiarError, RecordingTooLong
-from raydiar.isolation import IsolatedDecoder
 from raydiar.local_speakers import LocalSpeakers
 from raydiar.serving.addresses import FetchPolicy, url_label
 from raydiar.serving.failures import message

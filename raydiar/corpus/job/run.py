@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from raydiar.audio.isolation import IsolatedDecoder
 from raydiar.clustering import PLDA
 from raydiar.corpus.hashes import is_member
 from raydiar.corpus.inputs.manifest import RECORDING_FIELDS, read_manifest
@@ -44,7 +45,6 @@ from raydiar.corpus.watch.record import versions
 from raydiar.corpus.watch.reporting import Reporter, print_line
 from raydiar.errors import ConfigError, ManifestError
 from raydiar.failures import MACHINE, failure_cause
-from raydiar.isolation import IsolatedDecoder
 from raydiar.pipelines.config import LocalPipeline, PipelineConfig
 from raydiar.pipelines.config_file import load_config
 from raydiar.storage.folder import PRIVATE, Folder

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raydiar.audio import MAX_DURATION
+from raydiar.audio.isolation import IsolatedDecoder
 from raydiar.clustering import PLDA, resolve
 from raydiar.clustering.resolve import Clustering
 from raydiar.corpus.inputs.shard_record import SHARD
@@ -33,7 +34,6 @@ from raydiar.corpus.wire import (
 )
 from raydiar.errors import JobFailed, StorageUnavailable
 from raydiar.failures import MACHINE, describe, failure_cause, is_device_error, retrying
-from raydiar.isolation import IsolatedDecoder
 from raydiar.local_speakers import LocalSpeakers
 from raydiar.storage import Source
 from raydiar.storage.folder import Folder

@@ -1,32 +1,34 @@
 """From the packets of a track to samples at their place in time.
 
-A call into Python per packet is all that FFmpeg's loop costs here (`raydiar.resampling`); samples
-are written once, into memory that is reserved from the header's duration. What takes thought is
-time: excerpts, gaps in the timestamps, damaged packets, and changes of format inside a file.
+A call into Python per packet is all that FFmpeg's loop costs here (`raydiar.audio.resampling`);
+samples are written once, into memory that is reserved from the header's duration. What takes
+thought is time: excerpts, gaps in the timestamps, damaged packets, and changes of format inside a
+file.
 """
 
 import mmap
 import sys
 from collections.abc import Iterable, Iterator
+from numbers import Real
 
 import av
 import numpy as np
 
-from raydiar.containers import Track, open_track
-from raydiar.errors import (
-    AudioDecodeError,
-    ConfigError,
-    EmptyAudio,
-    InvalidSamples,
-    RecordingTooLong,
-)
-from raydiar.resampling import (
+from raydiar.audio.containers import Track, open_track
+from raydiar.audio.resampling import (
     SAMPLE_RATE,
     MonoResampler,
     common_period,
     frame_samples,
     run_layout,
     silence_like,
+)
+from raydiar.errors import (
+    AudioDecodeError,
+    ConfigError,
+    EmptyAudio,
+    InvalidSamples,
+    RecordingTooLong,
 )
 from raydiar.storage import Reader
 
@@ -88,8 +90,11 @@ def decode_into(
     duration: float | None,
     channel: int | None,
     max_duration: float,
+    warnings: list[str],
 ) -> None:
     """Decode an open source, or an excerpt of it, into a buffer: `raydiar.audio.decode` inside.
+
+    What the user should know of a recording that can be decoded is added to `warnings`.
 
     Raises
     ------
@@ -104,6 +109,23 @@ def decode_into(
     excerpt.check_complete(track.stated_duration)
 
 
+def check_excerpt(label: str, start: float, duration: float | None) -> None:
+    """
+    Raises
+    ------
+    ConfigError
+        If there can be no such part of a recording.
+    """
+    given = [start] if duration is None else [start, duration]
+    if not all(isinstance(number, Real) for number in given) or not (
+        0 <= start < np.inf and (duration is None or duration > 0)
+    ):
+        raise ConfigError(
+            f"{label}: an excerpt has start >= 0 and duration > 0 seconds, "
+            f"not start={start!r} and duration={duration!r}."
+        )
+
+
 class _Excerpt:
     """The part of a file's timeline that is wanted, and how much of it has been written.
 
@@ -114,11 +136,7 @@ class _Excerpt:
     """
 
     def __init__(self, pcm, label, start, duration, max_duration):
-        if not start >= 0 or (duration is not None and not duration > 0):
-            raise ConfigError(
-                f"{label}: an excerpt has start >= 0 and duration > 0 seconds, "
-                f"not start={start} and duration={duration}."
-            )
+        check_excerpt(label, start, duration)
         self.label = label
         self.cursor = 0
         self._pcm = pcm

@@ -6,14 +6,16 @@ ogg, and cannot read m4a or video (`benchmarks/decoding.py`). One decoder means 
 for damage, timestamps and excerpts.
 """
 
+import warnings as python_warnings
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from raydiar.containers import AudioInfo, open_track
-from raydiar.decoding import PcmBuffer, decode_into
-from raydiar.errors import ConfigError, EmptyAudio, InvalidSamples
-from raydiar.resampling import SAMPLE_RATE, resample
+from raydiar.audio.containers import AudioInfo, open_track
+from raydiar.audio.decoding import PcmBuffer, check_excerpt, decode_into
+from raydiar.audio.resampling import SAMPLE_RATE, resample
+from raydiar.errors import AudioWarning, ConfigError, EmptyAudio, InvalidSamples
 from raydiar.storage import PROBE_BLOCK_BYTES, Source, open_source
 
 __all__ = ["MAX_DURATION", "SAMPLE_RATE", "AudioInfo", "decode", "prepare_waveform", "probe"]
@@ -30,6 +32,7 @@ def decode(
     channel: int | str | None = None,
     max_duration: float = MAX_DURATION,
     storage_options: dict[str, Any] | None = None,
+    warnings: list[str] | None = None,
 ) -> np.ndarray:
     """Decode a recording, or an excerpt of it, to mono PCM at 16 kHz.
 
@@ -53,6 +56,9 @@ def decode(
     max_duration : float, seconds
     storage_options : dict, optional
         For fsspec: endpoint, credentials, …
+    warnings : list of str, optional
+        Takes what the user should know of a recording that was decoded, a sentence each. Without
+        it they are issued as `AudioWarning`.
 
     Returns
     -------
@@ -77,6 +83,7 @@ def decode(
         If `start`, `duration` or `channel` make no sense.
     """
     pcm = PcmBuffer()
+    found: list[str] = []
     with open_source(source, storage_options) as reader:
         decode_into(
             pcm,
@@ -85,7 +92,9 @@ def decode(
             duration=duration,
             channel=channel_index(channel),
             max_duration=max_duration,
+            warnings=found,
         )
+    hand_over(found, warnings)
     return pcm.samples()
 
 
@@ -104,15 +113,27 @@ def probe(source: Source, *, storage_options: dict[str, Any] | None = None) -> A
         return track.info
 
 
-def prepare_waveform(waveform, sample_rate: int, channel: int | str | None = None) -> np.ndarray:
+def prepare_waveform(
+    waveform,
+    sample_rate: float,
+    channel: int | str | None = None,
+    *,
+    start: float = 0.0,
+    duration: float | None = None,
+    warnings: list[str] | None = None,
+) -> np.ndarray:
     """Bring a waveform held in memory to what the networks take.
 
     Parameters
     ----------
     waveform : (num_channels, num_samples) or (num_samples,) array or tensor
         Floating point, nominally in [-1, 1], or int16.
-    sample_rate : int, Hz
+    sample_rate : float, Hz
     channel : int or "mix", optional
+        As in `decode`.
+    start, duration : float, seconds
+        Excerpt; by default everything.
+    warnings : list of str, optional
         As in `decode`.
 
     Returns
@@ -126,13 +147,14 @@ def prepare_waveform(waveform, sample_rate: int, channel: int | str | None = Non
     InvalidSamples
         If it has another shape or type, or holds NaN or infinity.
     EmptyAudio
-        If it has no samples.
+        If it has no samples, or the excerpt starts after its end.
     ConfigError
-        If there is no such channel or sample rate.
+        If there is no such channel, sample rate or excerpt.
     """
+    check_excerpt("waveform", start, duration)
     try:
         waveform = np.asarray(waveform)
-    except (TypeError, RuntimeError) as error:  # a tensor on a GPU, or one that needs gradients
+    except (TypeError, RuntimeError, ValueError) as error:  # on a GPU, needs gradients, ragged
         raise InvalidSamples(f"The waveform cannot be read as an array: {error}") from error
     if not 1 <= waveform.ndim <= 2:
         raise InvalidSamples(
@@ -143,7 +165,7 @@ def prepare_waveform(waveform, sample_rate: int, channel: int | str | None = Non
         raise InvalidSamples(f"A waveform is made of floats or int16, not of {waveform.dtype}.")
     if waveform.size == 0:
         raise EmptyAudio("The waveform has no samples.")
-    if not sample_rate > 0:
+    if not (isinstance(sample_rate, Real) and 0 < sample_rate < np.inf):
         raise ConfigError(f"A sample rate of {sample_rate} Hz makes no sense.")
     waveform = np.atleast_2d(waveform)
     selected = channel_index(channel)
@@ -151,6 +173,14 @@ def prepare_waveform(waveform, sample_rate: int, channel: int | str | None = Non
         if selected >= len(waveform):
             raise ConfigError(f"There is no channel {selected} in a waveform with {len(waveform)}.")
         waveform = waveform[selected : selected + 1]
+    first = round(start * sample_rate)
+    stop = None if duration is None else round((start + duration) * sample_rate)
+    waveform = waveform[:, first:stop]
+    if waveform.size == 0:
+        raise EmptyAudio(
+            f"The excerpt starts at {start:g} s, where the waveform has ended (is it given as "
+            "(num_channels, num_samples)?)."
+        )
     if not np.isfinite(waveform).all():
         raise InvalidSamples("The waveform holds NaN or infinity among its samples.")
     if waveform.dtype == np.int16:
@@ -160,6 +190,15 @@ def prepare_waveform(waveform, sample_rate: int, channel: int | str | None = Non
     samples = waveform.mean(axis=0, dtype=np.float32) if len(waveform) > 1 else waveform[0]
     samples = samples.astype(np.float32, copy=False)
     return samples if sample_rate == SAMPLE_RATE else resample(samples, int(sample_rate))
+
+
+def hand_over(found: list[str], warnings: list[str] | None) -> None:
+    """Give warnings to the caller's list; to Python's `warnings` where it has none."""
+    if warnings is not None:
+        warnings += found
+        return
+    for text in found:
+        python_warnings.warn(text, AudioWarning, stacklevel=3)
 
 
 def channel_index(channel: int | str | None) -> int | None:

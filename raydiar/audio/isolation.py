@@ -29,9 +29,9 @@ from typing import Any
 import numpy as np
 
 from raydiar import errors
-from raydiar.audio import MAX_DURATION, SAMPLE_RATE, AudioInfo, channel_index
-from raydiar.containers import open_track
-from raydiar.decoding import PcmBuffer, decode_into
+from raydiar.audio import MAX_DURATION, SAMPLE_RATE, AudioInfo, channel_index, hand_over
+from raydiar.audio.containers import open_track
+from raydiar.audio.decoding import PcmBuffer, decode_into
 from raydiar.errors import DecoderCrashed, DecoderStalled, StorageUnavailable
 from raydiar.storage import (
     BLOCK_BYTES,
@@ -91,6 +91,7 @@ class IsolatedDecoder:
         channel: int | str | None = None,
         max_duration: float = MAX_DURATION,
         storage_options: dict[str, Any] | None = None,
+        warnings: list[str] | None = None,
     ) -> np.ndarray:
         """As `raydiar.audio.decode`; a file object is copied to the child whole.
 
@@ -116,7 +117,9 @@ class IsolatedDecoder:
         }
         with _anonymous_file("pcm") as pcm:
             reply = self._ask(source, storage_options, excerpt, [pcm])
-            return np.frombuffer(mmap.mmap(pcm, 2 * reply["num_samples"]), np.int16)
+            samples = np.frombuffer(mmap.mmap(pcm, 2 * reply["num_samples"]), np.int16)
+        hand_over(reply["warnings"], warnings)
+        return samples
 
     def probe(self, source: Source, *, storage_options: dict[str, Any] | None = None) -> AudioInfo:
         """As `raydiar.audio.probe`, with the failures of `decode`."""
@@ -163,7 +166,7 @@ class _Child:
         with theirs:
             code = (
                 f"import sys; sys.path[:] = {sys.path!r}; "
-                f"from raydiar.isolation import serve; serve({theirs.fileno()})"
+                f"from raydiar.audio.isolation import serve; serve({theirs.fileno()})"
             )
             # Not multiprocessing: its children import the parent's main module, torch and all.
             self.process = subprocess.Popen(
@@ -315,8 +318,9 @@ def _answer(request, descriptors: list[int], connection: Connection) -> dict[str
         if not excerpt:
             with open_track(pulse.reader) as track:
                 return {"info": asdict(track.info)}
-        decode_into(pcm, pulse.reader, **excerpt)
-        return {"num_samples": pcm.num_samples}
+        warnings: list[str] = []
+        decode_into(pcm, pulse.reader, **excerpt, warnings=warnings)
+        return {"num_samples": pcm.num_samples, "warnings": warnings}
 
 
 def _report(error: Exception) -> dict[str, Any]:
