@@ -29,6 +29,7 @@ BENCHMARKS = {
     "voiceprints": (["voiceprints.py"], ["--voices", "20000", "--queries", "100"]),
     "serving": (["serving.py"], ["--seconds", "10", "--rounds", "1"]),
     "serving_faults": (["serving_faults.py"], ["--seconds", "20"]),
+    "evaluation": (["evaluation.py"], ["--recordings", "12"]),
     "linking": (["linking.py"], ["--people", "8", "--conversations", "6"]),
 }
 

@@ -17,6 +17,7 @@ import typer
 from raydiar.corpus.commands import app as corpus
 from raydiar.diarization import CSV_COLUMNS
 from raydiar.errors import RaydiarError
+from raydiar.evaluation.commands import evaluate
 from raydiar.serving.commands import app as serve
 from raydiar.voiceprints.commands import app as voiceprint
 
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.add_typer(corpus, name="corpus")
 app.add_typer(serve, name="serve")
 app.add_typer(voiceprint, name="voiceprint")
+app.command()(evaluate)
 
 
 class Format(StrEnum):

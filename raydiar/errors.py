@@ -110,6 +110,10 @@ class OutputError(RaydiarError):
     """The output of a job cannot be used: locked, not writable, or made by another pipeline."""
 
 
+class EvaluationError(RaydiarError, ValueError):
+    """References or hypotheses that cannot be scored, or not against each other."""
+
+
 class JobFailed(RaydiarError):
     """A corpus job stopped early; the message says why and how to go on."""
 

@@ -11,13 +11,13 @@ PACKAGE = Path(__file__).resolve().parents[1] / "raydiar"
 
 # From the ground floor up; a room imports itself and what stands below it.
 FLOORS = [
-    {"errors", "windows", "local_speakers", "storage", "diarization", "hub", "evaluation"}
+    {"errors", "windows", "local_speakers", "storage", "diarization", "hub"}
     | {"failures", "planning"},
     {"audio", "simulation"},
     {"models", "clustering"},
     {"inference"},
     {"pipelines"},
-    {"corpus", "voiceprints"},
+    {"corpus", "voiceprints", "evaluation"},
     {"serving"},
     {"cli", "__main__"},
 ]
@@ -31,7 +31,7 @@ CORPUS_FLOORS = [
     {"commands"},
 ]
 RAY_ROOMS = {"corpus", "serving"}
-RAY_FILES = {"voiceprints/sharded.py"}
+RAY_FILES = {"voiceprints/sharded.py", "evaluation/on_ray.py"}
 TORCH_ROOMS = {"models", "inference", "pipelines", "cli", "corpus", "voiceprints", "serving"}
 
 
