@@ -18,6 +18,7 @@ from raydiar.corpus.commands import app as corpus
 from raydiar.diarization import CSV_COLUMNS
 from raydiar.errors import RaydiarError
 from raydiar.evaluation.commands import evaluate
+from raydiar.pipelines.commands import app as models
 from raydiar.serving.commands import app as serve
 from raydiar.voiceprints.commands import app as voiceprint
 
@@ -28,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(corpus, name="corpus")
+app.add_typer(models, name="models")
 app.add_typer(serve, name="serve")
 app.add_typer(voiceprint, name="voiceprint")
 app.command()(evaluate)

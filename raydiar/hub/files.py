@@ -16,7 +16,7 @@ from raydiar.errors import WeightsNotFound
 _FILE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".safetensors", ".yaml", ".yml", ".npz")
 
 ELSEWHERE = (
-    "on a machine with a network run `raydiar models bundle{what} --into bundle.tar`, bring the "
+    "or run `raydiar models bundle{what} --into bundle.tar` where there is a network, bring the "
     "file here and pass `--pipeline bundle.tar`"
 )
 """What helps where nothing can be downloaded; `what` is a space and the pipeline, or empty."""

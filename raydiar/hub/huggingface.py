@@ -22,7 +22,6 @@ from raydiar.hub.files import ELSEWHERE, join, lock, sha256_of
 
 _REPO = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^/]+))?(/(?P<path>.+))?")
 _PATIENCE = 5  # tries in a row that bring not a byte
-_BLOCK = 1 << 18
 _WEB = "https://huggingface.co"
 
 
@@ -148,7 +147,7 @@ def _download(metadata: Any, token, partial: Path, name: str) -> None:
                     if before and response.status_code != 206:
                         file.truncate(0)  # it does not know ranges, and sends all again
                         file.seek(0)
-                    for block in response.iter_bytes(_BLOCK):
+                    for block in response.iter_raw():
                         file.write(block)
                         bar.update(len(block))
                 if metadata.size is None:
@@ -237,12 +236,15 @@ def _explain(error: Exception, repo: str, path: str, revision: str | None, token
             errors.OfflineModeIsEnabled,
             lambda: (
                 f"{what} is not in the local cache and HF_HUB_OFFLINE is set: "
-                f"`HF_HUB_OFFLINE=0 {again}`; without a network, {elsewhere}"
+                f"`HF_HUB_OFFLINE=0 {again}`, {elsewhere}"
             ),
         ),
         (
             errors.LocalEntryNotFoundError,
-            lambda: f"{what} is not in the local cache and the Hub cannot be reached: {elsewhere}",
+            lambda: (
+                f"{what} is not in the local cache and the Hub cannot be reached: "
+                f"`{again}`, {elsewhere}"
+            ),
         ),
         (
             errors.EntryNotFoundError,
@@ -285,5 +287,5 @@ def _explain(error: Exception, repo: str, path: str, revision: str | None, token
     told = str(error).splitlines()[0] if str(error) else type(error).__name__
     return (
         f"{what} is not in the local cache and the Hub cannot be reached or breaks off ({told}): "
-        f"`{again}` goes on from what has arrived; without a network, {elsewhere}"
+        f"`{again}` goes on from what has arrived, {elsewhere}"
     )

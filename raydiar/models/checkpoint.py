@@ -120,19 +120,26 @@ def read_checkpoint(source: str | Path | BinaryIO) -> Checkpoint:
     CheckpointError
         If the file is damaged, or its pickle wants anything but tensors and known classes.
     """
-    name = getattr(source, "name", "checkpoint") if hasattr(source, "read") else str(source)
+    return _understand(read_content(source), _name(source))
+
+
+def read_content(source: str | Path | BinaryIO) -> Any:
+    """Read whatever a checkpoint file holds, as safely as `read_checkpoint`, on the CPU."""
+    name = _name(source)
     try:
         if str(name).endswith(".safetensors"):
-            content = _read_safetensors(source)
-        else:
-            content = _read_pickle(source)
+            return _read_safetensors(source)
+        return _read_pickle(source)
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}") from None
     except FileNotFoundError:
         raise
     except Exception as error:
         raise CheckpointError(f"{name}: not a readable checkpoint ({error})") from error
-    return _understand(content, name)
+
+
+def _name(source: str | Path | BinaryIO) -> str:
+    return getattr(source, "name", "checkpoint") if hasattr(source, "read") else str(source)
 
 
 def _read_safetensors(source) -> dict:

@@ -19,6 +19,7 @@ from raydiar.clustering.parameters import (
     VBxParameters,
 )
 from raydiar.errors import ConfigError
+from raydiar.pipelines.bundle import is_archive, open_bundle
 from raydiar.pipelines.config import DEFAULT, PipelineConfig, Weights
 
 _CLUSTERINGS = {
@@ -42,7 +43,8 @@ def load_config(
     ----------
     checkpoint : str, Path or mapping, optional
         Nothing for the embedded default; else a directory that holds `config.yaml` (a clone of a
-        Hub repository), a configuration file, a Hub repository, or a parsed configuration.
+        Hub repository), a bundle, a configuration file, a Hub repository, or a parsed
+        configuration.
 
     Raises
     ------
@@ -62,6 +64,8 @@ def load_config(
         raise ConfigError(f"{checkpoint} is local: it has no revision {revision!r}")
     if path.is_file() and subfolder:
         raise ConfigError(f"{checkpoint} is a file: it has no subfolder {subfolder!r}")
+    if is_archive(checkpoint):
+        checkpoint = path = open_bundle(checkpoint, cache_dir)
     found = hub.fetch(
         checkpoint,
         filename="config.yaml",

@@ -1,0 +1,210 @@
+"""A bundle: a pipeline and all its weights in one folder or tar, for machines without a network.
+
+It is a clone of a Hub repository in all but name: `config.yaml` beside the folders that it calls
+`$model/…`. Whatever takes a pipeline takes a bundle, and gives the same fingerprint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+import tarfile
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from raydiar import hub
+from raydiar.errors import ConfigError, WeightsNotFound
+from raydiar.hub.files import lock
+from raydiar.pipelines.config import LocalPipeline
+
+_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+_SUMS = "SHA256SUMS"
+_CLUSTERINGS = {
+    "AgglomerativeParameters": "AgglomerativeClustering",
+    "VBxParameters": "VBxClustering",
+    "KMeansParameters": "KMeansClustering",
+}
+
+
+def is_archive(path: str | Path) -> bool:
+    """Whether a path is one of a bundle in a tar."""
+    return str(path).endswith(_SUFFIXES)
+
+
+def write_bundle(pipeline: LocalPipeline, into: str | Path) -> Path:
+    """Write a pipeline with its weights.
+
+    Parameters
+    ----------
+    pipeline : LocalPipeline
+    into : str or Path
+        A tar if it ends in `.tar`, `.tar.gz` or `.tgz`; else a folder, which must be new or empty.
+
+    Raises
+    ------
+    ConfigError
+        There is something already, or the pipeline has a setting that no configuration can state.
+    """
+    into = Path(into)
+    if (into.is_dir() and any(into.iterdir())) or into.is_file():
+        raise ConfigError(f"{into} exists: name another, or remove it first (rm -r {into})")
+    files = _contents(pipeline)
+    _check(pipeline, files["config.yaml"])
+    files[_SUMS] = _sums(files)
+    into.parent.mkdir(parents=True, exist_ok=True)
+    if is_archive(into):
+        _write_tar(files, into)
+    else:
+        _write_folder(files, into)
+    return into
+
+
+def open_bundle(archive: str | Path, cache_dir: str | Path | None = None) -> Path:
+    """Unpack a bundle's tar into the cache, once.
+
+    Returns
+    -------
+    folder : Path
+        That holds `config.yaml`.
+
+    Raises
+    ------
+    WeightsNotFound
+        A file that is not there, no tar, or one whose members are damaged or lead elsewhere.
+    """
+    archive = Path(archive)
+    if not archive.is_file():
+        raise WeightsNotFound(f"{archive}: no such file")
+    home = Path(cache_dir or hub.default_cache_dir()) / "bundles"
+    target = home / hub.sha256_of(archive)
+    with lock(target):
+        if not target.is_dir():
+            with tempfile.TemporaryDirectory(dir=home) as scratch:
+                whole = Path(scratch) / "bundle"
+                _unpack(archive, whole)
+                os.replace(whole, target)
+    return target
+
+
+def _contents(pipeline: LocalPipeline) -> dict[str, Path | bytes]:
+    """Files of the bundle by their name in it."""
+    files: dict[str, Path | bytes] = {}
+    params: dict[str, Any] = {}
+    for role in ("segmentation", "embedding"):
+        source: Path = getattr(pipeline, role)
+        if source.suffix == ".safetensors":
+            name, params[role] = "model.safetensors", f"$model/{role}/model.safetensors"
+        else:
+            name, params[role] = "pytorch_model.bin", f"$model/{role}"
+        files[f"{role}/{name}"] = source
+    if pipeline.plda is not None:
+        params["plda"] = "$model/plda"
+        for source in sorted(pipeline.plda.glob("*.npz")):
+            files[f"plda/{source.name}"] = source
+    document = _document(pipeline, params)
+    text = yaml.safe_dump(document, sort_keys=False)
+    return {"config.yaml": text.encode(), **files}
+
+
+def _document(pipeline: LocalPipeline, params: dict[str, Any]) -> dict[str, Any]:
+    """The configuration, in pyannote's form."""
+    config = pipeline.config
+    for name in (
+        "segmentation_step",
+        "segmentation_batch_size",
+        "embedding_batch_size",
+        "embedding_exclude_overlap",
+    ):
+        params[name] = getattr(config, name)
+    params["clustering"] = _CLUSTERINGS[type(config.clustering).__name__]
+    document: dict[str, Any] = {
+        "dependencies": {"pyannote.audio": "4.0.0"},
+        "pipeline": {"name": "pyannote.audio.pipelines.SpeakerDiarization", "params": params},
+        "params": {"segmentation": {"min_duration_off": config.min_duration_off}},
+    }
+    if clustering := asdict(config.clustering):
+        document["params"]["clustering"] = clustering
+    if config.device is not None:
+        document["device"] = config.device
+    return document
+
+
+def _check(pipeline: LocalPipeline, document: bytes) -> None:
+    """Read the configuration back: a bundle must not give other turns than what it was made of."""
+    from raydiar.pipelines.config_file import parse_config
+
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "config.yaml"
+        path.write_bytes(document)
+        again = parse_config(path, base=scratch)
+    ours = pipeline.config
+    again = replace(again, segmentation=ours.segmentation, embedding=ours.embedding, plda=ours.plda)
+    if again != ours:
+        differ = [name for name, value in asdict(ours).items() if asdict(again)[name] != value]
+        raise ConfigError(f"a bundle cannot state these settings: {', '.join(differ)}")
+
+
+def _sums(files: dict[str, Path | bytes]) -> bytes:
+    """What `sha256sum --check` reads."""
+    lines = [f"{_sha256(content)}  {name}\n" for name, content in sorted(files.items())]
+    return "".join(lines).encode()
+
+
+def _sha256(content: Path | bytes) -> str:
+    if isinstance(content, Path):
+        return hub.sha256_of(content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _write_folder(files: dict[str, Path | bytes], into: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=into.parent) as scratch:
+        whole = Path(scratch) / "bundle"
+        for name, content in files.items():
+            target = whole / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, Path):
+                shutil.copyfile(content, target)
+            else:
+                target.write_bytes(content)
+        os.replace(whole, into)
+
+
+def _write_tar(files: dict[str, Path | bytes], into: Path) -> None:
+    mode = "w" if into.suffix == ".tar" else "w:gz"
+    with (
+        tempfile.NamedTemporaryFile(dir=into.parent, delete=False) as partial,
+        tarfile.open(fileobj=partial, mode=mode) as archive,
+    ):
+        for name, content in files.items():
+            data = content.read_bytes() if isinstance(content, Path) else content
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            member.mode = 0o644
+            archive.addfile(member, io.BytesIO(data))
+    os.chmod(partial.name, 0o644)
+    os.replace(partial.name, into)
+
+
+def _unpack(archive: Path, into: Path) -> None:
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(into, filter="data")
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise WeightsNotFound(f"{archive}: not a bundle that can be unpacked ({error})") from error
+    if not (into / "config.yaml").is_file():
+        folders = [path.parent for path in into.glob("*/config.yaml")]
+        if len(folders) != 1:
+            raise WeightsNotFound(f"{archive}: no bundle, for it holds no config.yaml")
+        shutil.copytree(folders[0], into, dirs_exist_ok=True)  # packed with its folder
+    sums = into / _SUMS
+    for line in sums.read_text().splitlines() if sums.is_file() else ():
+        sha256, _, name = line.partition("  ")
+        path = into / PurePosixPath(name)
+        if not path.is_file() or hub.sha256_of(path) != sha256:
+            raise WeightsNotFound(f"{archive}: {name} is damaged or missing; make it again")
