@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 
+from raydiar.formats import table
+from raydiar.picture import draw_svg
+
 if TYPE_CHECKING:
     import pandas
     from pyannote.core import Annotation
-
-
-CSV_COLUMNS = ("uri", "start", "end", "speaker", "confidence")
 
 
 @dataclass(frozen=True)
@@ -145,9 +145,17 @@ class Diarization:
         return replace(self, turns=move(self.turns), exclusive_turns=move(self.exclusive_turns))
 
     def __str__(self) -> str:
-        lines = [f"{self.uri}: {self.num_speakers} speakers in {self.duration:.1f} s"]
-        lines += [f"{t.start:9.2f} {t.end:9.2f}  {t.speaker}" for t in self.turns]
-        return "\n".join(lines)
+        return table(self)
+
+    def _repr_pretty_(self, printer, cycle: bool) -> None:
+        printer.text(str(self))  # IPython in a terminal
+
+    def _repr_svg_(self) -> str:
+        return draw_svg([self])
+
+    def _repr_html_(self) -> str:
+        # Inside the page, where pointing at a bar tells its times.
+        return f'<div style="overflow-x: auto">{draw_svg([self])}</div>'
 
     # -- formats ---------------------------------------------------------------------------
 
@@ -178,17 +186,28 @@ class Diarization:
             )
 
     def csv_rows(self, exclusive: bool = False) -> Iterator[tuple[str, ...]]:
-        """A row of `CSV_COLUMNS` per turn, times in seconds to the millisecond."""
+        """A row of `raydiar.formats.CSV_COLUMNS` per turn, times in seconds to the millisecond."""
         for turn in self.exclusive_turns if exclusive else self.turns:
             confidence = "" if turn.confidence is None else f"{turn.confidence:.3f}"
             yield self.uri, f"{turn.start:.3f}", f"{turn.end:.3f}", turn.speaker, confidence
 
-    def serialize(self) -> dict:
-        """JSON-able dict in pyannote.audio's form: `diarization` and `exclusive_diarization`."""
+    def serialize(self, confidence: bool = False) -> dict:
+        """JSON-able dict in pyannote.audio's form: `diarization` and `exclusive_diarization`.
+
+        Parameters
+        ----------
+        confidence : bool
+            Add the confidence, from 0 to 1, to each turn that has one.
+        """
 
         def listed(turns):
             return [
                 {"start": round(t.start, 3), "end": round(t.end, 3), "speaker": t.speaker}
+                | (
+                    {"confidence": round(t.confidence, 3)}
+                    if confidence and t.confidence is not None
+                    else {}
+                )
                 for t in turns
             ]
 

@@ -4,8 +4,6 @@ Pure functions of plain data. Times are in seconds, to the millisecond; confiden
 from 0 to 100.
 """
 
-import csv
-import io
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -15,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from raydiar.diarization import CSV_COLUMNS, Diarization, Turn, from_turns
+from raydiar.diarization import Diarization, Turn, from_turns
 from raydiar.errors import EnrolmentError
+from raydiar.formats import FORMATS
 from raydiar.local_speakers import LocalSpeakers
 from raydiar.serving import voiceprint_text
 from raydiar.voiceprints.enrolment import check_clip
@@ -161,11 +160,7 @@ def from_output(output: str, uri: str) -> Diarization:
 
 def to_csv(diarization: Diarization) -> str:
     """A header and a row per turn, see `Diarization.csv_rows`."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-    writer.writerows(diarization.csv_rows())
-    return file.getvalue()
+    return FORMATS["csv"].text(diarization)
 
 
 def uri_of(filename: str | None) -> str:

@@ -22,8 +22,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raydiar.corpus.output import dataset
-from raydiar.diarization import CSV_COLUMNS, Diarization, Turn
+from raydiar.diarization import Diarization, Turn
 from raydiar.errors import OutputError
+from raydiar.formats import CSV_COLUMNS
 from raydiar.storage.folder import staged
 
 TURNS_SCHEMA = pa.schema(
