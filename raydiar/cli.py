@@ -15,9 +15,9 @@ from typing import Annotated
 import typer
 
 from raydiar.corpus.commands import app as corpus
-from raydiar.diarization import CSV_COLUMNS
 from raydiar.errors import RaydiarError
 from raydiar.evaluation.commands import evaluate
+from raydiar.formats import CSV_COLUMNS
 from raydiar.pipelines.commands import app as models
 from raydiar.serving.commands import app as serve
 from raydiar.voiceprints.commands import app as voiceprint
