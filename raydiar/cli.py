@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 import sys
-from collections import Counter
 from contextlib import nullcontext
 from enum import StrEnum
-from pathlib import PurePosixPath
 from typing import Annotated
 
 import typer
 
 from raydiar.corpus.commands import app as corpus
+from raydiar.devices import parse_device
 from raydiar.errors import RaydiarError
 from raydiar.evaluation.commands import evaluate
 from raydiar.formats import CSV_COLUMNS
@@ -44,8 +42,15 @@ class Format(StrEnum):
 @app.command()
 def diarize(
     files: Annotated[
-        list[str], typer.Argument(metavar="FILE…", help="Audio or video: paths or URIs.")
+        list[str],
+        typer.Argument(
+            metavar="FILE…", help="Audio or video: paths, URIs, folders, globs; - is stdin."
+        ),
     ],
+    start: Annotated[float, typer.Option(help="Begin at this second of each FILE.")] = 0.0,
+    duration: Annotated[
+        float | None, typer.Option(help="Take so many seconds only; times stay the FILE's.")
+    ] = None,
     num_speakers: Annotated[int | None, typer.Option(help="Exact number, if known.")] = None,
     min_speakers: Annotated[int | None, typer.Option(help="At least so many.")] = None,
     max_speakers: Annotated[int | None, typer.Option(help="At most so many.")] = None,
@@ -57,32 +62,41 @@ def diarize(
     token: Annotated[str | None, typer.Option(help="Hugging Face token for gated weights.")] = None,
 ) -> None:
     """Print who spoke when in each FILE."""
-    import torch
+    from raydiar.clustering.parameters import speaker_bounds
+    from raydiar.pipelines.files import check_excerpt
+    from raydiar.pipelines.inputs import find_inputs
 
-    from raydiar.pipelines import Pipeline, ProgressHook
-
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    diarizer = Pipeline.from_pretrained(pipeline, token=token).to(device)
+    # what can be wrong is told before torch is loaded, let alone weights
+    device = parse_device(device)
+    check_excerpt(start, duration, "--start and --duration")
+    speaker_bounds(num_speakers, min_speakers, max_speakers)
     failed = []
 
     def report(file, error) -> None:
         failed.append(file)
         print(f"raydiar: {error}", file=sys.stderr)
 
-    write = {Format.rttm: _write_rttm, Format.json: _write_json, Format.csv: _write_csv}[format]
-    with ProgressHook(transient=True) if sys.stderr.isatty() else nullcontext() as hook:
-        results = diarizer(
-            _named(files),
-            num_speakers=num_speakers,
-            min_speakers=min_speakers,
-            max_speakers=max_speakers,
-            hook=hook,
-            on_error=report,
-        )
-        write(_with_warnings(output for _, output in results))
+    inputs = find_inputs(files, on_error=report)
+    if inputs:
+        from raydiar.inference.devices import torch_device
+        from raydiar.pipelines import Pipeline, ProgressHook
+
+        place = torch_device(device)
+        diarizer = Pipeline.from_pretrained(pipeline, token=token).to(place)
+        write = {Format.rttm: _write_rttm, Format.json: _write_json, Format.csv: _write_csv}[format]
+        with ProgressHook(transient=True) if sys.stderr.isatty() else nullcontext() as hook:
+            results = diarizer(
+                [one.as_file(start, duration) for one in inputs],
+                num_speakers=num_speakers,
+                min_speakers=min_speakers,
+                max_speakers=max_speakers,
+                hook=hook,
+                on_error=report,
+            )
+            write(_with_warnings(output for _, output in results))
     if failed:
-        print(f"raydiar: {len(failed)} of {len(files)} files failed", file=sys.stderr)
+        total = len(failed) + len(inputs) - sum(isinstance(file, dict) for file in failed)
+        print(f"raydiar: {len(failed)} of {total} files failed", file=sys.stderr)
         raise typer.Exit(1)
 
 
@@ -114,19 +128,6 @@ def plan(
             rates=read_rates(rates),
         )
     )
-
-
-def _named(files: list[str]) -> list[dict]:
-    """Files with names that RTTM can hold and that tell them apart."""
-    names = [re.sub(r"\s+", "_", PurePosixPath(file).stem) or "recording" for file in files]
-    times = Counter(names)
-    seen: Counter[str] = Counter()
-    named = []
-    for file, name in zip(files, names, strict=True):
-        seen[name] += 1
-        uri = f"{name}-{seen[name]}" if times[name] > 1 else name
-        named.append({"audio": file, "uri": uri})
-    return named
 
 
 def _with_warnings(outputs):

@@ -1,8 +1,16 @@
 """Exceptions a user can meet, one per cause; every message names the file and the way out."""
 
+from raydiar.naming import without_secrets
+
 
 class RaydiarError(Exception):
-    """Base class of every error raised on purpose by raydiar."""
+    """Base class of every error raised on purpose by raydiar.
+
+    Messages are read by others, and kept: URLs in them lose user, password and query.
+    """
+
+    def __init__(self, *args):
+        super().__init__(*(without_secrets(a) if isinstance(a, str) else a for a in args))
 
 
 class AudioDecodeError(RaydiarError):
@@ -102,6 +110,10 @@ class ConfigError(RaydiarError, ValueError):
     """A pipeline configuration or parameter that makes no sense."""
 
 
+class ForkedProcess(RaydiarError, RuntimeError):
+    """Networks are asked to compute in a fork of the process that loaded them, where they hang."""
+
+
 class ManifestError(RaydiarError, ValueError):
     """A manifest that cannot be used: missing columns, duplicates, wrong types."""
 
@@ -151,11 +163,10 @@ class QueueFull(RaydiarError):
 
     def __init__(self, message: str, retry_after: float):
         super().__init__(message, retry_after)
-        self.message = message
         self.retry_after = retry_after
 
     def __str__(self) -> str:
-        return self.message
+        return self.args[0]
 
 
 class LeaseLost(RaydiarError):

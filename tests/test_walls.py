@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "raydiar"
 # From the ground floor up; a room imports itself and what stands below it.
 FLOORS = [
     {"errors", "windows", "local_speakers", "storage", "diarization", "formats", "picture", "hub"}
-    | {"failures", "planning"},
+    | {"failures", "planning", "naming", "devices"},
     {"audio", "simulation"},
     {"models", "clustering"},
     {"inference"},

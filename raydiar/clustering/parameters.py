@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from raydiar.errors import ConfigError
 
+MOST_SPEAKERS = 255
+"""Of one recording. More are asked for as another way to say "no limit"."""
+
 LINKAGES = ("average", "centroid", "complete", "median", "single", "ward", "weighted")
 
 
@@ -70,10 +73,14 @@ class KMeansParameters:
 
 @dataclass(frozen=True)
 class SpeakerBounds:
-    """Least and most speakers a recording may have; `maximum` None is no limit."""
+    """Least and most speakers a recording may have; `maximum` None is no limit.
+
+    `warnings` tell what was asked for and is not heeded.
+    """
 
     minimum: int = 1
     maximum: int | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def exact(self) -> int | None:
@@ -83,7 +90,7 @@ class SpeakerBounds:
     def clamped(self, most: int) -> "SpeakerBounds":
         """The same for a recording that cannot have more than `most` speakers."""
         maximum = most if self.maximum is None else min(self.maximum, most)
-        return SpeakerBounds(min(self.minimum, most), maximum)
+        return SpeakerBounds(min(self.minimum, most), maximum, self.warnings)
 
     def nearest(self, number: int) -> int:
         """The number within the bounds that is nearest to `number`."""
@@ -106,7 +113,8 @@ def speaker_bounds(
 ) -> SpeakerBounds:
     """Bounds from what the caller asked for; None and 0 both mean "not given".
 
-    `num_speakers` wins over the other two.
+    `num_speakers` wins over the other two. What is above `MOST_SPEAKERS` is taken as that, with a
+    warning.
 
     Raises
     ------
@@ -122,7 +130,14 @@ def speaker_bounds(
     maximum = numbers["num"] or numbers["max"] or None
     if maximum is not None and minimum > maximum:
         raise ConfigError(f"min_speakers ({minimum}) is above max_speakers ({maximum})")
-    return SpeakerBounds(minimum, maximum)
+    warnings = tuple(
+        f"{name}_speakers={value} is taken as {MOST_SPEAKERS}, the most that a recording can have"
+        for name, value in numbers.items()
+        if value > MOST_SPEAKERS and (name == "num" or not numbers["num"])
+    )
+    if maximum is not None:
+        maximum = min(maximum, MOST_SPEAKERS)
+    return SpeakerBounds(min(minimum, MOST_SPEAKERS), maximum, warnings)
 
 
 def _integer(name: str, value) -> int:

@@ -83,7 +83,7 @@ def resolve(
     count = count_speakers(local)
     if not count.any():
         unmet = (f"no speech found, {bounds} speakers asked for",) if bounds.minimum > 1 else ()
-        return Diarization(uri=uri, duration=local.duration, warnings=unmet)
+        return Diarization(uri=uri, duration=local.duration, warnings=bounds.warnings + unmet)
     if bounds.maximum is not None:
         count = np.minimum(count, bounds.maximum)
 
@@ -207,8 +207,8 @@ def _warnings(
     clusters: Clusters, bounds: SpeakerBounds, num_speakers: int, num_kept: int
 ) -> tuple[str, ...]:
     if bounds.minimum <= num_speakers <= (bounds.maximum or num_speakers):
-        return ()
+        return bounds.warnings
     message = f"found {num_speakers} speakers, {bounds} asked for"
     if num_kept < bounds.minimum:
         message += f": only {num_kept} local speakers spoke long enough alone to be told apart"
-    return (message, *clusters.warnings)
+    return (*bounds.warnings, message, *clusters.warnings)

@@ -17,6 +17,7 @@ from torch import nn
 
 from raydiar.inference.batches import Job, Slice, WindowBatch, fill_batches
 from raydiar.inference.embedder import make_embedder
+from raydiar.inference.forks import check_not_forked, claim_process
 from raydiar.inference.segmenter import Segmenter
 from raydiar.local_speakers import LocalSpeakers, pack_activity
 from raydiar.models.optimize import optimize_for_inference
@@ -90,6 +91,7 @@ class LocalInference:
         embedding_batch_size: int = 32,
         exclude_overlap: bool = True,
     ):
+        claim_process()
         self.device = torch.device(device)
         self.dtype = dtype
         if self.device.type == "cpu":
@@ -131,7 +133,10 @@ class LocalInference:
         ------
         InvalidSamples
             Wrong shape or type of samples.
+        ForkedProcess
+            In a fork of the process that loaded the networks.
         """
+        check_not_forked()
         pending: deque[Job] = deque()
         jobs = (Job(recording, self.grid) for recording in recordings)
         for started, stretches in fill_batches(jobs, self.grid, self.batch_size):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
+import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import PurePosixPath
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 import numpy as np
 
 from raydiar import audio
-from raydiar.errors import InvalidSamples
+from raydiar.errors import ConfigError, InvalidSamples
+from raydiar.naming import distinct_names, recording_name
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class AudioFile:
         What the caller passed.
     start, duration : float, seconds
         Excerpt to process; everything by default.
+    named : bool
+        Whether the caller gave the name.
     """
 
     uri: str
@@ -37,6 +42,10 @@ class AudioFile:
     channel: int | str | None = None
     start: float = 0.0
     duration: float | None = None
+    named: bool = False
+
+    def __post_init__(self):
+        check_excerpt(self.start, self.duration, self.uri)
 
     @classmethod
     def of(cls, file) -> AudioFile:
@@ -50,22 +59,25 @@ class AudioFile:
 
         Raises
         ------
+        ConfigError
+            If there can be no such excerpt.
         TypeError
             Anything else.
         """
         if not isinstance(file, Mapping):
             return cls(uri=_name(file), original=file, source=file)
         part = {
+            "original": file,
             "channel": file.get("channel"),
             "start": file.get("start") or 0.0,
             "duration": file.get("duration"),
+            "named": bool(file.get("uri")),
         }
         if "waveform" in file:
             if "sample_rate" not in file:
                 raise InvalidSamples('a "waveform" needs its "sample_rate" in Hz')
             return cls(
-                uri=file.get("uri", "waveform"),
-                original=file,
+                uri=file.get("uri") or "waveform",
                 waveform=file["waveform"],
                 sample_rate=file["sample_rate"],
                 **part,
@@ -73,7 +85,7 @@ class AudioFile:
         if "audio" not in file:
             raise TypeError('a mapping needs "audio" or "waveform"')
         source = file["audio"]
-        return cls(file.get("uri") or _name(source), file, source=source, **part)
+        return cls(uri=file.get("uri") or _name(source), source=source, **part)
 
     def samples(self, warnings: list[str]) -> np.ndarray:
         """16 kHz mono: int16 from files, and what the caller gave from memory.
@@ -106,12 +118,70 @@ class AudioFile:
         )
 
 
+def check_excerpt(start: float, duration: float | None, label: str = "an excerpt") -> None:
+    """
+    Raises
+    ------
+    ConfigError
+        Unless start is 0 s or more, and the duration, where one is given, more than 0 s.
+    """
+    try:
+        fine = 0 <= start < math.inf and (duration is None or duration > 0)
+    except TypeError:
+        fine = False
+    if not fine:
+        raise ConfigError(
+            f"{label}: an excerpt has a start of 0 s or more and a duration above 0 s, "
+            f"not start={start!r} and duration={duration!r}"
+        )
+
+
+def with_distinct_names(files: Sequence[AudioFile]) -> list[AudioFile]:
+    """The same files; those of one name that their caller did not give are told apart.
+
+    Raises
+    ------
+    ConfigError
+        If the caller gave two of them one name, or one file twice.
+    """
+    times = Counter(file.uri for file in files)
+    clashing = [file for file in files if times[file.uri] > 1 and not file.named]
+    taken = [file.uri for file in files if times[file.uri] == 1 or file.named]
+    labels = [_label(file) for file in clashing]
+    twice = [name for name, count in Counter(taken).items() if count > 1]
+    twice += [recording_name(label) for label, count in Counter(labels).items() if count > 1]
+    if twice:
+        raise ConfigError(
+            f"two recordings are named {twice[0]!r}: give mappings with different 'uri'"
+        )
+    names = iter(distinct_names(labels))
+    distinct = []
+    for file in files:
+        if times[file.uri] > 1 and not file.named:
+            name = stem = next(names)
+            for number in count(2):
+                if name not in taken:
+                    break
+                name = f"{stem}-{number}"
+            taken.append(name)
+            file = replace(file, uri=name)
+        distinct.append(file)
+    return distinct
+
+
+def _label(file: AudioFile) -> str:
+    """The path or URI of a file, or what else tells it from others."""
+    if isinstance(file.source, str | os.PathLike):
+        return os.fspath(file.source)
+    return f"{file.uri}-{id(file.original):x}" if file.source is None else file.uri
+
+
 def _name(source) -> str:
     if isinstance(source, str | os.PathLike):
-        return PurePosixPath(str(source)).stem or str(source)
+        return recording_name(source)
     if isinstance(source, io.IOBase) or hasattr(source, "read"):
         name = getattr(source, "name", None)
-        return PurePosixPath(name).stem if isinstance(name, str) else "stream"
+        return recording_name(name) if isinstance(name, str) else "stream"
     raise TypeError(
         f"cannot diarize a {type(source).__name__}: pass a path, a URI, a binary file, or a "
         'mapping with "audio" or "waveform"'

@@ -14,13 +14,15 @@ import torch
 from raydiar.clustering import PLDA, resolve
 from raydiar.clustering.parameters import speaker_bounds
 from raydiar.diarization import Diarization
-from raydiar.errors import ConfigError, RaydiarError
+from raydiar.errors import RaydiarError
+from raydiar.inference.devices import torch_device
+from raydiar.inference.forks import check_not_forked, claim_process
 from raydiar.inference.local import LocalInference
 from raydiar.local_speakers import LocalSpeakers
 from raydiar.models import Model
 from raydiar.pipelines.config import LocalPipeline
 from raydiar.pipelines.config_file import load_config, read_parameters
-from raydiar.pipelines.files import AudioFile
+from raydiar.pipelines.files import AudioFile, with_distinct_names
 
 
 def local_inference(
@@ -55,15 +57,20 @@ class SpeakerDiarization:
     """
 
     def __init__(self, pipeline: LocalPipeline, device: str | torch.device | None = None):
+        claim_process()
         self._pipeline = pipeline
         self._plda = PLDA.load(pipeline.plda) if pipeline.plda else None
         self.to(device or pipeline.config.device or "cpu")
 
     def to(self, device: str | torch.device) -> SpeakerDiarization:
-        """Run on another device from the next call on."""
-        self.device = torch.device(device)
-        if self.device.type == "cuda" and not torch.cuda.is_available():
-            raise ConfigError(f"no CUDA device here: cannot move the pipeline to {device}")
+        """Run on another device, "cpu", "cuda" or "cuda:1", from the next call on.
+
+        Raises
+        ------
+        ConfigError
+            If this machine has no such device.
+        """
+        self.device = torch_device(device)
         self._inference: LocalInference | None = None
         return self
 
@@ -118,13 +125,16 @@ class SpeakerDiarization:
         Returns
         -------
         output : Diarization, or iterator of (file, Diarization)
-            For a list, pairs in its order, each as soon as it is ready.
+            For a list, pairs in its order, each as soon as it is ready. Turns of an excerpt are on
+            the timeline of its file.
 
         Raises
         ------
         AudioDecodeError, AudioNotFound, InvalidSamples, RecordingTooLong
         ConfigError
             Contradictory numbers of speakers, or a list that names one recording twice.
+        ForkedProcess
+            In a process that was forked after networks were loaded.
         """
         bounds = {
             "num_speakers": num_speakers,
@@ -132,9 +142,9 @@ class SpeakerDiarization:
             "max_speakers": max_speakers,
         }
         speaker_bounds(**bounds)  # complain before an hour of inference, not after
+        check_not_forked()
         if isinstance(file, list | tuple):
-            files = [AudioFile.of(one) for one in file]
-            _check_distinct(files)
+            files = with_distinct_names([AudioFile.of(one) for one in file])
             return self._diarize(files, bounds, hook, on_error)
         [(_, output)] = self._diarize([AudioFile.of(file)], bounds, hook, None)
         return output
@@ -255,13 +265,3 @@ class Pipeline:
         if hparams_file is not None:
             config = config.with_parameters(read_parameters(hparams_file))
         return SpeakerDiarization(config.localize(token=token, cache_dir=cache_dir))
-
-
-def _check_distinct(files: list[AudioFile]) -> None:
-    seen: set[str] = set()
-    for file in files:
-        if file.uri in seen:
-            raise ConfigError(
-                f"two recordings are named {file.uri!r}: give mappings with different 'uri'"
-            )
-        seen.add(file.uri)
