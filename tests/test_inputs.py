@@ -12,7 +12,9 @@ import pytest
 from s3fs import S3FileSystem
 
 from raydiar import audio
+from raydiar.cli import main
 from raydiar.clustering.parameters import speaker_bounds
+from raydiar.devices import parse_device
 from raydiar.errors import AudioNotFound, ConfigError, EmptyAudio
 from raydiar.pipelines.inputs import find_inputs
 
@@ -96,7 +98,7 @@ def test_an_excerpt_has_the_times_of_its_file(pipeline, sample_wav):
         assert all(5.0 <= turn.start < turn.end <= 11.0 for turn in excerpt.turns)
         first = next(turn for turn in whole.turns if turn.start > 5.5)
         assert min(abs(turn.start - first.start) for turn in excerpt.turns) < 0.2
-    with pytest.raises(EmptyAudio, match="where the audio has ended"):
+    with pytest.raises(EmptyAudio, match="has ended"):
         pipeline({"waveform": samples, "sample_rate": 16000, "start": 500.0})
     for wrong in ({"start": -1.0}, {"duration": 0}, {"start": "ten"}):
         with pytest.raises(ConfigError, match="an excerpt has"):
@@ -156,12 +158,20 @@ def raydiar(*arguments, **options) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, timeout=300, **options)
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:x", "xpu", "mps", "meta", "cuda:99"])
-def test_a_device_that_is_none_is_one_line(device, tmp_path):
-    result = raydiar("diarize", tmp_path / "absent.wav", "--device", device)
-    assert (result.returncode, result.stdout) == (2, b"")
-    [line] = result.stderr.decode().splitlines()
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "xpu", "mps", "meta", "cuda:99", ""])
+def test_a_device_that_is_none_is_one_line(device, tmp_path, monkeypatch, capsys, pipeline):
+    command = ["raydiar", "diarize", str(tmp_path / "absent.wav"), "--device", device]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    out, told = capsys.readouterr()
+    assert out == ""
+    [line] = told.splitlines()
     assert "cpu" in line or "GPU" in line
+    with pytest.raises(ConfigError):
+        pipeline.to(device)
+    with pytest.raises(ConfigError, match="auto, cuda or cpu"):
+        parse_device(device, of_cluster=True)
 
 
 def test_every_door_of_the_command(talk, tmp_path):
