@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "raydiar"
 # From the ground floor up; a room imports itself and what stands below it.
 FLOORS = [
     {"errors", "windows", "local_speakers", "storage", "diarization", "formats", "picture", "hub"}
-    | {"failures", "planning", "naming", "devices"},
+    | {"failures", "planning", "naming", "devices", "weights"},
     {"audio", "simulation"},
     {"models", "clustering"},
     {"inference"},
@@ -114,7 +114,7 @@ def test_nothing_below_the_corpus_job_borrows_from_it():
         ("import raydiar.corpus", {"ray", "torch", "numpy", "pyarrow"}),
         ("from raydiar.corpus import dataset", {"ray", "torch"}),
         ("import raydiar.corpus.job.stages", {"torch"}),
-        ("import raydiar.pipelines.config", {"ray", "torch"}),
+        ("import raydiar.pipelines.config, raydiar.weights", {"ray", "torch"}),
         ("import raydiar.cli", {"ray", "torch", "faiss"}),
         ("import raydiar.corpus.watch.status, raydiar.corpus.output.export", {"ray", "torch"}),
         ("import raydiar.planning", {"ray", "torch", "numpy", "pyarrow"}),

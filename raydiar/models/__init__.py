@@ -1,7 +1,7 @@
 """Networks: tensors in, tensors out. `Model.from_pretrained` loads any of them."""
 
+from raydiar.models.base import Model
 from raydiar.models.campplus import CAMPPlus
-from raydiar.models.loading import Model
 from raydiar.models.pyannet import PyanNet
 from raydiar.models.resnet import (
     WeSpeakerResNet34,
@@ -9,15 +9,18 @@ from raydiar.models.resnet import (
     WeSpeakerResNet221,
     WeSpeakerResNet293,
 )
-from raydiar.models.xvector import XVectorSincNet
+from raydiar.models.sseriouss import SSeRiouSS
+from raydiar.models.xvector import XVectorMFCC, XVectorSincNet
 
 __all__ = [
     "CAMPPlus",
     "Model",
     "PyanNet",
+    "SSeRiouSS",
     "WeSpeakerResNet34",
     "WeSpeakerResNet152",
     "WeSpeakerResNet221",
     "WeSpeakerResNet293",
+    "XVectorMFCC",
     "XVectorSincNet",
 ]

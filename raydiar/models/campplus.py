@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from raydiar.models.embedding import EmbeddingNetwork
+from raydiar.models.convolutions import Convolution
+from raydiar.models.embedding_network import EmbeddingNetwork
 from raydiar.models.fbank import Fbank
 from raydiar.models.resnet import BasicBlock
 
@@ -104,6 +105,10 @@ class DenseBlock(nn.ModuleDict):
         self.growth = growth
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            for layer in self.values():  # gradients need what each layer has read
+                x = torch.cat([x, layer(x)], dim=1)
+            return x
         # Every layer reads all channels before it: write them into one buffer, not 24 copies.
         batch, _, num_frames = x.shape
         channels = self.inputs + len(self) * self.growth
@@ -158,9 +163,11 @@ class CAMPPlus(EmbeddingNetwork):
         growth: int = 32,
         bottleneck: int = 128,
         sample_rate: int = 16000,
+        num_channels: int = 1,
+        task=None,
     ):
-        super().__init__()
-        self.sample_rate = sample_rate
+        super().__init__(sample_rate, num_channels, task)
+        self.save_hyperparameters()
         self.dimension = dimension
         self.fbank = Fbank(sample_rate, num_mel_bins, "povey")
         self.head = _Head(num_mel_bins)
@@ -174,6 +181,18 @@ class CAMPPlus(EmbeddingNetwork):
         layers["out_nonlinear"] = _nonlinear(channels)
         layers["dense"] = _Dense(2 * channels, dimension)
         self.xvector = nn.Sequential(layers)
+
+    @property
+    def convolutions(self) -> list[Convolution]:
+        """Of the frames that are pooled; the gates see the whole input besides."""
+        chain = [Convolution(self.fbank.frame_length, self.fbank.frame_shift)]
+        chain += [Convolution(3, 1, 1)] * 10  # the head keeps time
+        chain += [Convolution(5, 2, 2)]
+        for block in (self.xvector.block1, self.xvector.block2, self.xvector.block3):
+            for layer in block.values():
+                dilation = layer.cam_layer.linear_local.dilation[0]
+                chain.append(Convolution(3, 1, dilation, dilation))
+        return chain
 
     @property
     def min_num_samples(self) -> int:

@@ -29,6 +29,36 @@ class _Placeholder:
         pass
 
 
+class _Container:
+    """Stands in for omegaconf's lists and mappings, in which old checkpoints keep labels."""
+
+    def plain(self):
+        content = self.__dict__.get("_content")
+        if isinstance(content, dict):
+            return {key: _plain(value) for key, value in content.items()}
+        return [_plain(value) for value in content or ()]
+
+
+class _Value(_Placeholder):
+    """Stands in for omegaconf's values."""
+
+    def plain(self):
+        return _plain(self.__dict__.get("_val"))
+
+
+def _plain(value):
+    """The same without stand-ins."""
+    if isinstance(value, _Container | _Value):
+        return value.plain()
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_plain(one) for one in value)
+    if isinstance(value, Specifications):
+        vars(value).update(_plain(vars(value)))
+    return value
+
+
 def _enum_member(enum, name):
     # Python 3.11 pickles enum members as getattr(Enum, name); nothing else may use getattr.
     if enum not in (Problem, Resolution):
@@ -55,6 +85,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("builtins", "dict"): dict,
     ("builtins", "list"): list,
     ("builtins", "set"): set,
+    ("builtins", "long"): int,
     ("builtins", "getattr"): _enum_member,
     ("typing", "Any"): Any,
     ("torch", "Size"): torch.Size,
@@ -65,6 +96,14 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("pyannote.audio.core.task", "Problem"): Problem,
     ("pyannote.audio.core.task", "Resolution"): Resolution,
     ("pyannote.audio.core.model", "Introspection"): _Placeholder,
+    ("raydiar.models.specifications", "Specifications"): Specifications,
+    ("raydiar.models.specifications", "Problem"): Problem,
+    ("raydiar.models.specifications", "Resolution"): Resolution,
+    ("omegaconf.listconfig", "ListConfig"): _Container,
+    ("omegaconf.dictconfig", "DictConfig"): _Container,
+    ("omegaconf.nodes", "AnyNode"): _Value,
+    ("omegaconf.base", "Metadata"): _Placeholder,
+    ("omegaconf.base", "ContainerMetadata"): _Placeholder,
     **{("torch", name): getattr(torch, name) for name in _STORAGES},
     **{
         ("torch", str(dtype).removeprefix("torch.")): dtype
@@ -77,7 +116,7 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str):
         # torch asks for its storages in both ways; any other name must stand on the list.
         try:
-            return _ALLOWED[module, name]
+            return _ALLOWED[module.replace("__builtin__", "builtins"), name]
         except KeyError:
             raise CheckpointError(
                 f"the checkpoint wants {module}.{name}, which no weights need; it was not run. "
@@ -129,7 +168,7 @@ def read_content(source: str | Path | BinaryIO) -> Any:
     try:
         if str(name).endswith(".safetensors"):
             return _read_safetensors(source)
-        return _read_pickle(source)
+        return _plain(_read_pickle(source))
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}") from None
     except FileNotFoundError:

@@ -22,6 +22,7 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
     model : nn.Module
         With the same `frames` and `pool`.
     """
+    model.eval().requires_grad_(False)
     if isinstance(model, WeSpeakerResNet):
         fold_pairs(model.resnet)
     elif isinstance(model, CAMPPlus):

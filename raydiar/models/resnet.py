@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from raydiar.models.embedding import EmbeddingNetwork
+from raydiar.models.convolutions import Convolution
+from raydiar.models.embedding_network import EmbeddingNetwork
 from raydiar.models.fbank import Fbank
 
 
@@ -95,16 +96,26 @@ class WeSpeakerResNet(EmbeddingNetwork):
         frame_length: float = 25.0,
         frame_shift: float = 10.0,
         dimension: int = 256,
+        task=None,
         **kaldi,
     ):
-        super().__init__()
+        super().__init__(sample_rate, num_channels, task)
+        self.save_hyperparameters()
         _check_kaldi_options(kaldi)
-        if num_channels != 1:
-            raise ValueError("speaker embeddings take mono")
-        self.sample_rate = sample_rate
         self.dimension = dimension
         self.fbank = Fbank(sample_rate, num_mel_bins, "hamming", 32768.0, frame_length, frame_shift)
         self.resnet = _Trunk(self.block, self.num_blocks, num_mel_bins, dimension)
+
+    @property
+    def convolutions(self) -> list[Convolution]:
+        # Kernels of 1 (strides of blocks and shortcuts) see what those of 3 see: those are listed.
+        chain = [Convolution(self.fbank.frame_length, self.fbank.frame_shift)]
+        chain += [Convolution(3, 1, 1)]
+        for layer, stride in enumerate((1, 2, 2, 2)):
+            per_block = 2 if self.block is BasicBlock else 1
+            chain += [Convolution(3, stride, 1)]
+            chain += [Convolution(3, 1, 1)] * (self.num_blocks[layer] * per_block - 1)
+        return chain
 
     @property
     def min_num_samples(self) -> int:

@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from raydiar.models.convolutions import Convolution
+
 _MIN_LOW_HZ = 50.0
 _MIN_BAND_HZ = 50.0
 
@@ -39,17 +41,21 @@ class SincFilterbank(nn.Module):
         taper = torch.from_numpy(np.hamming(kernel_size)[:half]).float()
         self.register_buffer("window_", taper)
         self.register_buffer("n_", 2 * math.pi * torch.arange(-half, 0.0)[None] / sample_rate)
-        self._frozen: torch.Tensor | None = None
+        self._frozen: tuple[object, torch.Tensor] | None = None
 
     def filters(self) -> torch.Tensor:
         """(num_filters, 1, kernel_size) impulse responses, computed once in evaluation."""
-        if self.training:
-            self._frozen = None
+        learnt = (self.low_hz_, self.band_hz_)
+        if torch.is_grad_enabled() and any(edges.requires_grad for edges in learnt):
             return self._build()
-        if self._frozen is None or self._frozen.device != self.n_.device:
-            with torch.no_grad():
-                self._frozen = self._build()
-        return self._frozen
+        # Parameters that an optimizer or a checkpoint has changed have another version.
+        state = [None if edges.is_inference() else edges._version for edges in learnt]
+        state.append(self.n_.device)
+        if self._frozen is None or self._frozen[0] != state:
+            # Not an inference tensor, which a later forward pass could not take gradients through.
+            with torch.inference_mode(False), torch.no_grad():
+                self._frozen = (state, self._build())
+        return self._frozen[1]
 
     def _build(self) -> torch.Tensor:
         low = _MIN_LOW_HZ + self.low_hz_.abs()
@@ -61,14 +67,6 @@ class SincFilterbank(nn.Module):
         even = torch.cat([cosine, 2 * band, cosine.flip(1)], dim=1)
         odd = torch.cat([sine, torch.zeros_like(band), -sine.flip(1)], dim=1)
         return torch.cat([even / (2 * band), odd / (2 * band)])[:, None]
-
-    def train(self, mode: bool = True):
-        self._frozen = None
-        return super().train(mode)
-
-    def _load_from_state_dict(self, *args, **kwargs):
-        self._frozen = None
-        super()._load_from_state_dict(*args, **kwargs)
 
     def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
         """(batch, 1, num_samples) to (batch, num_filters, num_frames)"""
@@ -112,25 +110,10 @@ class SincNet(nn.Module):
             [nn.InstanceNorm1d(channels, affine=True) for channels in (80, 60, 60)]
         )
 
-    def num_frames(self, num_samples: int) -> int:
-        num_frames = (num_samples - 251) // self.stride + 1
-        num_frames //= 3
-        for _ in range(2):
-            num_frames = (num_frames - 4) // 3
-        return max(0, num_frames)
-
     @property
-    def frame_step(self) -> int:
-        """Samples between frames."""
-        return 27 * self.stride
-
-    @property
-    def frame_duration(self) -> int:
-        """Samples that one frame sees."""
-        size = 1
-        for kernel, stride in ((3, 3), (5, 1), (3, 3), (5, 1), (3, 3), (251, self.stride)):
-            size = (size - 1) * stride + kernel
-        return size
+    def convolutions(self) -> list[Convolution]:
+        pool, conv = Convolution(3, 3), Convolution(5)
+        return [Convolution(251, self.stride), pool, conv, pool, conv, pool]
 
     def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
         """(batch, 1, num_samples) to (batch, 60, num_frames)"""

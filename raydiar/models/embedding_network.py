@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
+from raydiar.models.base import Model
 from raydiar.models.fbank import Fbank
 from raydiar.models.pooling import statistics_pooling
+from raydiar.models.specifications import EMBEDDING
 
 
-class EmbeddingNetwork(nn.Module):
+class EmbeddingNetwork(Model):
     """Features, trunk, statistics pooling, projection.
 
     Masks enter at the pooling only, so one pass of the trunk serves every speaker of a window.
@@ -25,9 +26,14 @@ class EmbeddingNetwork(nn.Module):
     """
 
     embedding_mode = "masked"
-    sample_rate: int
-    dimension: int
+    dimension: int = 0
     fbank: Fbank | None
+
+    def __init__(self, sample_rate: int = 16000, num_channels: int = 1, task=None):
+        super().__init__(sample_rate, num_channels, task)
+        if num_channels != 1:
+            raise ValueError("speaker embeddings take mono")
+        self.specifications = EMBEDDING
 
     @property
     def min_num_samples(self) -> int:
@@ -69,9 +75,21 @@ class EmbeddingNetwork(nn.Module):
         """
         return self.project(statistics_pooling(frames, masks))
 
-    def forward(self, waveforms: torch.Tensor, masks: torch.Tensor | None = None) -> torch.Tensor:
-        """Embeddings of (batch, 1, num_samples) waveforms, one per mask where given."""
+    def forward(self, waveforms: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Parameters
+        ----------
+        waveforms : (batch, 1, num_samples) float32
+        weights : (batch, num_mask_frames) or (batch, num_speakers, num_mask_frames), optional
+            Weight of each frame, for each speaker.
+
+        Returns
+        -------
+        embeddings : (batch, dimension) or (batch, num_speakers, dimension) float32
+        """
+        masks = weights[:, None] if weights is not None and weights.ndim == 2 else weights
         features = waveforms.squeeze(1)
         if self.fbank is not None:
             features = self.normalize(self.fbank(features))
-        return self.pool(self.frames(features), masks)
+        embeddings = self.pool(self.frames(features), masks)
+        return embeddings if masks is weights else embeddings.squeeze(1)
