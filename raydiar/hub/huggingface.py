@@ -18,16 +18,26 @@ from pathlib import Path
 from typing import Any
 
 from raydiar.errors import WeightsNotFound
-from raydiar.hub.files import ELSEWHERE, join, lock, sha256_of
+from raydiar.hub.files import ELSEWHERE, join, lock, names_file, sha256_of
 
 _REPO = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^/]+))?(/(?P<path>.+))?")
 _PATIENCE = 5  # tries in a row that bring not a byte
 _WEB = "https://huggingface.co"
 
 
-def is_repository(uri: str) -> bool:
-    """Whether a text names a Hub repository, or a file of one."""
-    return uri.startswith("hf://") or ("://" not in uri and _REPO.fullmatch(uri) is not None)
+def is_repository(uri: str, folder: str = ".") -> bool:
+    """Whether a text names a Hub repository, or a file of one.
+
+    A path that was mistyped must not be asked of the Hub: one that begins with a dot, ends like a
+    file, or leads into a folder that there is. `hf://` in front says that the Hub is meant.
+    """
+    if uri.startswith("hf://"):
+        return True
+    if uri.startswith((".", "~")) or names_file(uri) or _REPO.fullmatch(uri) is None:
+        return False
+    organisation = uri.partition("/")[0]
+    # the sources of pyannote.audio have a folder of this name
+    return organisation == "pyannote" or not os.path.isdir(os.path.join(folder, organisation))
 
 
 def hub_token(token: str | bool | None) -> str | bool | None:

@@ -6,6 +6,8 @@ other turns than its author meant.
 
 from __future__ import annotations
 
+import os
+import posixpath
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,9 @@ from raydiar.clustering.parameters import (
     VBxParameters,
 )
 from raydiar.errors import ConfigError
+from raydiar.hub.files import names_file
+from raydiar.hub.huggingface import is_repository
+from raydiar.naming import local_path
 from raydiar.pipelines.bundle import is_archive, open_bundle
 from raydiar.pipelines.config import DEFAULT, PipelineConfig, Weights
 
@@ -56,9 +61,11 @@ def load_config(
     if checkpoint is None:
         return DEFAULT
     if isinstance(checkpoint, Mapping):
-        return _parse(checkpoint, base=".", parent=None, revision=None, where="configuration")
-    if "@" in str(checkpoint) and not Path(checkpoint).exists():
-        raise ConfigError(f"{checkpoint}: pass the revision as `revision=`, not after '@'")
+        return _parse(checkpoint, os.getcwd(), parent=None, revision=None, where="configuration")
+    if (local := local_path(checkpoint)) is not None:
+        checkpoint = os.path.expanduser(local)
+        if "@" in checkpoint and not os.path.exists(checkpoint):
+            raise ConfigError(f"{checkpoint}: pass the revision as `revision=`, not after '@'")
     path = Path(checkpoint)
     if path.exists() and revision:
         raise ConfigError(f"{checkpoint} is local: it has no revision {revision!r}")
@@ -74,14 +81,20 @@ def load_config(
         token=token,
         cache_dir=cache_dir,
     )
-    base = str(path.parent if path.is_file() else checkpoint)
+    if path.exists():
+        base = str((path.parent if path.is_file() else path).absolute())
+    else:
+        base = checkpoint.rpartition("/")[0] if names_file(checkpoint) else checkpoint
     return parse_config(found, base=base, parent=subfolder, revision=revision)
 
 
 def parse_config(
     path: Path, *, base: str, parent: str | None = None, revision: str | None = None
 ) -> PipelineConfig:
-    """Parse a `config.yaml`; `$model/…` in it means `base`, below the folder `parent`."""
+    """Parse a `config.yaml`; `$model/…` in it means `base`, below the folder `parent`.
+
+    Paths in it are relative to the folder that it lies in.
+    """
     return _parse(_read_yaml(path), base, parent, revision, where=str(path))
 
 
@@ -126,12 +139,13 @@ def _parse(document, base, parent, revision, where: str) -> PipelineConfig:
         if isinstance(value, Mapping):
             if not value.get("checkpoint"):
                 raise ConfigError(f"{where}: weights without `checkpoint`: {dict(value)}")
-            return Weights(str(value["checkpoint"]), value.get("subfolder"), value.get("revision"))
+            place = _placed(str(value["checkpoint"]), base, parent)
+            return Weights(place, value.get("subfolder"), value.get("revision"))
         if str(value).startswith("$model/"):
             folder, _, own = str(value).removeprefix("$model/").partition("@")
             path = "/".join(filter(None, (parent, folder)))
             return Weights(base, path, own or revision)
-        return Weights(str(value))
+        return Weights(_placed(str(value), base, parent, revision))
 
     params = dict(document["pipeline"].get("params") or {})
     if params.pop("legacy", False):
@@ -162,6 +176,28 @@ def _parse(document, base, parent, revision, where: str) -> PipelineConfig:
     for group in (document.get("params"), document.get("freeze")):
         config = config.with_parameters(group or {})
     return config
+
+
+def _placed(value: str, base: str, parent: str | None, revision: str | None = None) -> str:
+    """Where weights lie that a configuration in `base`, below the folder `parent`, names."""
+    path, _, fragment = value.partition("#")
+    path = os.path.expanduser(path)
+    if "://" in value or os.path.isabs(path) or value.startswith("$"):
+        return value if "://" in value else f"{path}{'#' if fragment else ''}{fragment}"
+    local = os.path.isdir(base)
+    folder = os.path.join(base, parent or "")
+    found = local and os.path.exists(os.path.join(folder, path))
+    if not found and is_repository(path, folder if local else "/nowhere"):
+        return value
+    if local:
+        placed = os.path.normpath(os.path.join(folder, path))
+    else:
+        scheme, separator, rest = base.partition("://")
+        scheme, rest = (scheme, rest) if separator else ("hf", base)
+        if scheme == "hf" and revision:
+            rest = f"{rest}@{revision}"
+        placed = f"{scheme}://{posixpath.normpath('/'.join(filter(None, (rest, parent, path))))}"
+    return f"{placed}#{fragment}" if fragment else placed
 
 
 def _check_version(document: Mapping, where: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from raydiar.devices import parse_device
+
 
 class ServeSettings(BaseModel):
     """
@@ -81,9 +83,7 @@ class ServeSettings(BaseModel):
     @field_validator("device")
     @classmethod
     def _known_device(cls, device: str) -> str:
-        if device not in ("auto", "cuda", "cpu"):
-            raise ValueError(f"device is auto, cuda or cpu, not {device!r}")
-        return device
+        return parse_device(device, of_cluster=True)
 
     @field_validator("public_url")
     @classmethod

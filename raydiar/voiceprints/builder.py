@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raydiar.corpus.hashes import hash_ids, is_member
 from raydiar.corpus.output import dataset
 from raydiar.errors import ConfigError, VoiceprintIndexError, VoiceprintNotFound
 from raydiar.storage.folder import TEMPORARY, Folder
@@ -142,10 +143,21 @@ def delete(uri: str, recording_ids: Iterable[str], report: Report = silent) -> C
     """Delete all voiceprints of recordings; nothing of them is found again.
 
     The numbers stay in the files of older generations until `vacuum` removes these, and in their
-    segment until a fifth of it is deleted; `compact=True` of `vacuum` rewrites it at once.
+    segment until a fifth of it is deleted; `compact=True` of `vacuum` rewrites it at once. What is
+    not there is deleted already: `absent` tells of it.
     """
     wanted = pa.array(sorted(set(recording_ids)), pa.string())
     return _delete(uri, pc.field("recording_id").isin(wanted), report)
+
+
+def absent(uri: str, recording_ids: Iterable[str]) -> list[str]:
+    """Which recordings an index has no voiceprint of, in the order given."""
+    folder = Folder(uri)
+    generation, _ = read_current(folder)
+    ids = list(dict.fromkeys(recording_ids))
+    there = NextSegments(folder, generation, Layout(), silent).recordings
+    known = is_member(hash_ids(ids), there)
+    return [name for name, found in zip(ids, known, strict=True) if not found]
 
 
 def forget(uri: str, name: str) -> Change:

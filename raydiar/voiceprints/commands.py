@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from raydiar.errors import ConfigError
+from raydiar.errors import ConfigError, VoiceprintNotFound
 
 app = typer.Typer(help="Find every voice of a corpus again.", no_args_is_help=True)
 
@@ -268,15 +268,28 @@ def delete(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Enrolled person to forget.")] = None,
 ) -> None:
-    """Delete recordings, or an enrolled person; `vacuum --compact` wipes their numbers."""
+    """Delete recordings, or an enrolled person; `vacuum --compact` wipes their numbers.
+
+    Exit status 1 if something that was named is not there.
+    """
     from raydiar.voiceprints import builder
 
     if bool(recordings) == (name is not None):
         raise ConfigError("say what to delete: RECORDING…, or --name")
     if name is not None:
-        print(builder.forget(index, name))
-    else:
+        try:
+            print(builder.forget(index, name))
+        except VoiceprintNotFound as error:
+            _log(f"raydiar: {error}")
+            raise typer.Exit(1) from None
+        return
+    missing = builder.absent(index, recordings)
+    if len(missing) < len(set(recordings)):
         print(builder.delete(index, recordings, report=_log))
+    for recording in missing:
+        _log(f"raydiar: {index} has no voiceprint of the recording {recording!r}: nothing deleted")
+    if missing:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -298,12 +311,9 @@ def _log(line: str) -> None:
 
 
 def _pipeline(checkpoint: str | None, token: str | None):
-    import torch
-
     from raydiar.pipelines import Pipeline
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Pipeline.from_pretrained(checkpoint, token=token).to(device)
+    return Pipeline.from_pretrained(checkpoint, token=token).to("auto")
 
 
 def _calibration(path: str | None, embedding: str, embedding_mode: str):

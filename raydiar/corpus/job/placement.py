@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import ray
 
+from raydiar.devices import parse_device
 from raydiar.errors import ConfigError
 
 THREADS_PER_ACTOR = 4  # more threads gain little on networks of this size
@@ -99,8 +100,7 @@ def place(device: str = "auto", num_actors: int | None = None) -> Placement:
     ConfigError
         If there is no such device.
     """
-    if device not in ("auto", "cuda", "cpu"):
-        raise ConfigError(f"device must be auto, cuda or cpu, not {device!r}")
+    device = parse_device(device, of_cluster=True)
     if num_actors is not None and num_actors < 1:
         raise ConfigError(f"num_actors must be at least 1, not {num_actors}")
     gpus = int(sum(node.get("GPU", 0) for node in _nodes()))

@@ -43,6 +43,7 @@ from raydiar.corpus.output.kept import (
 from raydiar.corpus.watch.progress import FailureLimit, RunSummary
 from raydiar.corpus.watch.record import versions
 from raydiar.corpus.watch.reporting import Reporter, print_line
+from raydiar.devices import parse_device
 from raydiar.errors import ConfigError, ManifestError
 from raydiar.failures import MACHINE, failure_cause
 from raydiar.pipelines.config import LocalPipeline, PipelineConfig
@@ -117,6 +118,7 @@ def diarize_corpus(
         raise ManifestError("give either a manifest (--manifest) or a source of audio (--input)")
     if retry_errors not in (None, "retryable", "all"):
         raise ConfigError(f"retry_errors must be retryable or all, not {retry_errors!r}")
+    device = parse_device(device, of_cluster=True)
     folder = folder_of(output)
     listing = f"{folder.uri.rstrip('/')}/{LISTING}"
     summary = RunSummary(new_run(), manifest or listing, folder.uri, versions=versions())
