@@ -13,6 +13,7 @@ from itertools import count
 from typing import TypeVar
 
 from raydiar import errors
+from raydiar.naming import printable, without_secrets
 from raydiar.storage import storage_error
 
 Result = TypeVar("Result")
@@ -64,7 +65,7 @@ def is_device_error(error: BaseException) -> bool:
 
 def describe(error: BaseException) -> dict:
     """The `error` column of a dataset row."""
-    message = str(error) or repr(error)
+    message = without_secrets(printable(str(error) or repr(error)))
     return {
         "type": type(error).__name__,
         "message": message if len(message) <= 2000 else f"{message[:1999]}…",

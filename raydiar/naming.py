@@ -51,9 +51,10 @@ def is_audio(name: str) -> bool:
 
 
 def public_uri(uri: str | os.PathLike) -> str:
-    """A URI as everybody may read it: no user, no password, no query, no fragment.
+    """A URI as everybody may read it: no user, no password, no query.
 
-    Keys of object stores keep a "?" or "#" that is part of the name. Of a chain (`zip://a.wav::
+    A fragment stays, which no server is sent: members of shards are named by it. Keys of object
+    stores keep a "?" that is part of the name. Of a chain (`zip://a.wav::
     https://…`) every link is treated so. Paths stay as they are, but for bytes that are no UTF-8.
     """
     return "::".join(_public_link(link) for link in _CHAIN.split(printable(os.fspath(uri))))
@@ -74,8 +75,13 @@ def _public_link(link: str) -> str:
     user, at, bare = host.rpartition("@")
     if at and not (lowered in _CONTAINERS and ":" not in user):
         host = bare
-    path = re.split(r"[?#]" if web else _SECRET_QUERY, path, maxsplit=1)[0]
-    return f"{scheme}://{host}{path}"
+    if not web:
+        return f"{scheme}://{host}{_SECRET_QUERY.split(path, maxsplit=1)[0]}"
+    path, mark, fragment = path.partition("#")
+    path = path.partition("?")[0]
+    if _SECRET_FIELD.search(f"?{fragment}"):
+        mark = fragment = ""
+    return f"{scheme}://{host}{path}{mark}{fragment}"
 
 
 def without_secrets(text: str) -> str:
@@ -112,7 +118,7 @@ def recording_name(source: str | os.PathLike) -> str:
         scheme, separator, rest = link.partition("://")
         path = rest if separator else uri.rpartition("://")[2]
         if scheme.lower() in (*_LOCAL, *_WEB):
-            path = printable(os.fsdecode(unquote_to_bytes(path)))
+            path = printable(os.fsdecode(unquote_to_bytes(path.partition("#")[0])))
     name = PurePosixPath(path.rstrip("/")).name
     return re.sub(r"[\x00-\x1f\x7f/]+", "_", PurePosixPath(name).stem) or "recording"
 

@@ -27,7 +27,9 @@ SIGNED = (
     ("uri", "public", "name"),
     [
         (SIGNED, "https://bucket.s3.amazonaws.com/calls/My%20call.mp3", "My call"),
-        ("https://user:5ec4e7@host:8080/a.b.wav#t=10", "https://host:8080/a.b.wav", "a.b"),
+        ("https://user:5ec4e7@host:8080/a.b.wav#t=10", "https://host:8080/a.b.wav#t=10", "a.b"),
+        ("https://h/x.tar?sig=5ec4e7#in/b.wav", "https://h/x.tar#in/b.wav", "x"),
+        ("https://h/a.wav#access_token=5ec4e7", "https://h/a.wav", "a"),
         ("https://user:5ec/4e7@host/a.wav", "https://host/a.wav", "a"),
         ("http://[::1]:9000/a.wav?sig=5ec4e7", "http://[::1]:9000/a.wav", "a"),
         ("https://host?file=5ec4e7.wav", "https://host", "host"),

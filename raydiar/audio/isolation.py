@@ -33,6 +33,7 @@ from raydiar.audio import MAX_DURATION, SAMPLE_RATE, AudioInfo, channel_index, h
 from raydiar.audio.containers import open_track
 from raydiar.audio.decoding import PcmBuffer, decode_into
 from raydiar.errors import DecoderCrashed, DecoderStalled, StorageUnavailable
+from raydiar.naming import local_path
 from raydiar.storage import (
     BLOCK_BYTES,
     PROBE_BLOCK_BYTES,
@@ -135,7 +136,8 @@ class IsolatedDecoder:
                 uri = os.fspath(source)
                 remote = is_remote(uri)
                 # the child keeps the working directory that it was started in
-                uri = uri if "://" in uri else os.path.abspath(uri)
+                path = local_path(uri)
+                uri = uri if path is None else os.path.abspath(path)
             stack.enter_context(self._lock)
             if self._child is not None and self._child.process.poll() is not None:
                 self._discard_child()  # it died while it had nothing to do: nobody's fault

@@ -9,13 +9,14 @@ the end.
 """
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit, urlunsplit
 
+from raydiar.naming import local_path, printable, public_uri, without_secrets
 from raydiar.storage.errors import storage_error
 
 BLOCK_BYTES = 4 * 2**20
@@ -113,29 +114,37 @@ def display_name(source: Source) -> str:
     """The source as messages name it: without password, and without a signed URL's signature."""
     if hasattr(source, "read"):
         name = getattr(source, "name", None)
-        return name if isinstance(name, str) else "file object"
-    uri = os.fspath(source)
-    if not is_remote(uri):
-        return uri
-    parts = urlsplit(uri)
-    query = "…" if parts.query else ""
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query))
+        return without_secrets(printable(name)) if isinstance(name, str) else "file object"
+    return public_uri(source)
 
 
 def _open_uri(uri: str, storage_options: dict[str, Any], block_bytes: int) -> BinaryIO:
-    if "://" not in uri:
-        return open(uri, "rb")
+    if (path := local_path(uri)) is not None:
+        return open(path, "rb")
     # fsspec is imported late: most recordings of a laptop or a mounted disk never need it
     from fsspec.core import url_to_fs
 
-    fs, path = url_to_fs(uri, **storage_options)
+    uri, options = as_given(uri)
+    web = uri.lower().startswith(("http://", "https://"))
+    fs, path = url_to_fs(uri, **(options | storage_options))
     if not is_remote(uri):
         return fs.open(path, "rb")
     file = fs.open(path, "rb", block_size=block_bytes, cache_type="readahead")
-    if uri.startswith(("http://", "https://")) and not _serves_ranges(file):
+    if web and not _serves_ranges(file):
         file.close()
         return _spooled(fs.open(path, "rb", block_size=0))
     return file
+
+
+def as_given(uri: str) -> tuple[str, dict[str, Any]]:
+    """A URI and fsspec's options by which a URL is requested byte for byte as it stands.
+
+    What is encoded in it stays so: a signature may cover it. White space is encoded.
+    """
+    if not (uri.lower().startswith(("http://", "https://")) and uri.isascii()):
+        return uri, {}
+    blank = re.compile(r"[\x00-\x20\x7f]")
+    return blank.sub(lambda found: f"%{ord(found[0]):02X}", uri), {"encoded": True}
 
 
 def _serves_ranges(file) -> bool:

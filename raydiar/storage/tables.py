@@ -10,8 +10,8 @@ import csv
 import json
 import math
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, NoReturn
 
@@ -21,8 +21,11 @@ import pyarrow.dataset
 from fsspec.core import url_to_fs
 
 from raydiar.errors import ManifestError
+from raydiar.naming import local_path, public_uri
+from raydiar.storage.streams import as_given
 
 BATCH = 8192
+_COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
 _NOT_OF_TYPE = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError)
 
 
@@ -34,19 +37,26 @@ def open_table(uri: str) -> ParquetTable | CsvTable | JsonLinesTable:
     ManifestError
         If there is nothing at `uri`, or nothing of a known format.
     """
-    fs, path = url_to_fs(uri)
+    if (local := local_path(uri)) is not None:
+        uri = local
+    fs, path = _found(uri)
     if not fs.exists(path):
         raise ManifestError(f"there is no manifest at {uri}")
-    stem, suffix = os.path.splitext(path.lower())
-    if suffix in (".gz", ".bz2", ".xz", ".zst"):
+    stem, suffix = os.path.splitext(public_uri(uri).partition("#")[0].lower())
+    if suffix in _COMPRESSIONS:
         suffix = os.path.splitext(stem)[1]
     if suffix in (".parquet", ".pq") or fs.isdir(path):
         return ParquetTable(uri)
     if suffix == ".csv":
         return CsvTable(uri)
-    if suffix in (".jsonl", ".ndjson"):
+    if suffix in (".jsonl", ".ndjson", ".json"):
         return JsonLinesTable(uri)
     raise ManifestError(f"cannot tell the format of {uri}: name it .parquet, .csv or .jsonl")
+
+
+def _found(uri: str):
+    uri, options = as_given(uri)
+    return url_to_fs(uri, **options)
 
 
 @dataclass(frozen=True)
@@ -123,7 +133,17 @@ def _missing(value) -> bool:
 
 
 def _open_text(uri: str):
-    return fsspec.open(uri, "rt", encoding="utf-8-sig", newline="", compression="infer")
+    _, suffix = os.path.splitext(public_uri(uri).partition("#")[0].lower())
+    uri, options = as_given(uri)
+    return fsspec.open(
+        uri,
+        "rt",
+        encoding="utf-8-sig",
+        newline="",
+        compression=_COMPRESSIONS.get(suffix),
+        expand=False,  # brackets in a name that is there are no pattern
+        **options,
+    )
 
 
 @dataclass(frozen=True)
@@ -241,8 +261,29 @@ class ParquetTable:
             yield Columns(self.uri, "row", positions, values)
 
     def _dataset(self) -> pyarrow.dataset.Dataset:
-        fs, path = url_to_fs(self.uri)
+        fs, path = _found(self.uri)
         try:
             return pyarrow.dataset.dataset(path, format="parquet", filesystem=fs)
         except (pa.ArrowInvalid, OSError) as error:
             raise ManifestError(f"{self.uri} cannot be read as Parquet: {error}") from error
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """A table of which some columns go by another name."""
+
+    table: CsvTable | JsonLinesTable | ParquetTable
+    names: Mapping[str, str]
+
+    def types(self, known: Collection[str] = ()) -> pa.Schema:
+        mixed = {old for old, new in self.names.items() if new in known}
+        types = self.table.types(known={*known, *mixed})
+        return pa.schema([column.with_name(self._name(column.name)) for column in types])
+
+    def batches(self) -> Iterator[Columns]:
+        for columns in self.table.batches():
+            values = {self._name(name): column for name, column in columns.values.items()}
+            yield replace(columns, values=values)
+
+    def _name(self, name: str) -> str:
+        return self.names.get(name, name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,7 +20,15 @@ import pyarrow as pa
 from raydiar.corpus.hashes import hash_ids
 from raydiar.corpus.inputs.shards import is_shard
 from raydiar.errors import ManifestError
-from raydiar.storage.tables import Columns, CsvTable, JsonLinesTable, ParquetTable, open_table
+from raydiar.naming import local_path, public_uri
+from raydiar.storage.tables import (
+    Columns,
+    CsvTable,
+    JsonLinesTable,
+    ParquetTable,
+    Renamed,
+    open_table,
+)
 
 RECORDING_FIELDS = pa.schema(
     [
@@ -34,19 +43,25 @@ RECORDING_FIELDS = pa.schema(
         pa.field("size", pa.int64()),  # of the file, in bytes: only forms packs
     ]
 )
+NEMO = {"audio_filepath": "uri", "offset": "start"}
+"""Columns of NeMo's manifests, and what they are called here; `duration` is the same."""
+
 # the other columns of the diarization dataset: a carried column of one of these names would
 # be ambiguous there
 RESERVED = (
     *("status", "error", "turns", "exclusive_turns", "speakers", "clustering", "pipeline"),
-    "requested",
+    *("requested", "warnings"),
 )
 
 
 def default_id(
     uri: str, start: float | None = None, duration: float | None = None, channel: str | None = None
 ) -> str:
-    """Name of a recording that its manifest does not name: `uri[#t=start,end][#channel=n]`."""
-    name = uri
+    """Name of a recording that its manifest does not name: `uri[#t=start,end][#channel=n]`.
+
+    Without what opens a URL, so that one that is signed anew is the same recording.
+    """
+    name = public_uri(uri)
     if start is not None or duration is not None:
         end = "" if duration is None else f",{(start or 0.0) + duration:.10g}"
         name += f"#t={start or 0.0:.10g}{end}"
@@ -60,7 +75,8 @@ def read_manifest(uri: str, probe: Callable[[str], int | None] | None = None) ->
     ----------
     uri : str
         A `.parquet` file or a directory of them, `.csv` or `.jsonl` (`.gz` and the like allowed),
-        local or any fsspec URI.
+        local or any fsspec URI. A manifest of NeMo (JSON Lines, also named `.json`) is taken as
+        such: its `audio_filepath` and `offset` are our `uri` and `start`.
     probe : callable, optional
         Number of channels of an audio URI (None: its header cannot be read), to expand "split".
 
@@ -72,6 +88,9 @@ def read_manifest(uri: str, probe: Callable[[str], int | None] | None = None) ->
     """
     table = open_table(uri)
     types = table.types(known=RECORDING_FIELDS.names)
+    if "uri" not in types.names and "audio_filepath" in types.names:
+        table = Renamed(table, NEMO)
+        types = table.types(known=RECORDING_FIELDS.names)
     if "uri" not in types.names:
         raise ManifestError(f"{uri} has no column `uri`; it has: {', '.join(types.names) or None}")
     if len(set(types.names)) != len(types):
@@ -103,7 +122,7 @@ class Manifest:
 
     uri: str
     carried: pa.Schema
-    table: CsvTable | JsonLinesTable | ParquetTable = field(repr=False)
+    table: CsvTable | JsonLinesTable | ParquetTable | Renamed = field(repr=False)
     probe: Callable[[str], int | None] | None = field(default=None, repr=False)
 
     @property
@@ -121,9 +140,7 @@ class Manifest:
         ManifestError
             Naming the line (CSV, JSON Lines) or row (Parquet) and column of a bad value.
         """
-        folder, _, _ = self.uri.rstrip("/").rpartition("/")
-        if "://" not in self.uri:
-            folder = os.path.abspath(folder)
+        folder = _folder_of(self.uri)
         for columns in self.table.batches():
             yield self._expanded(self._checked(columns, folder))
 
@@ -195,7 +212,8 @@ def check_unique(manifest: Manifest, hashes: np.ndarray) -> None:
     listed = "\n  ".join(list(names)[:10])
     raise ManifestError(
         f"{manifest.uri} holds {len(repeated)} recording ids more than once; the first:\n"
-        f"  {listed}\nRemove the repeated rows, or give each its own `recording_id`."
+        f"  {listed}\nRemove the repeated rows, or give each its own `recording_id`: URLs that "
+        "differ in their query only count as one recording."
     )
 
 
@@ -211,6 +229,15 @@ def _text(value) -> str:
 def _name(value) -> str:
     # databases number their recordings
     return str(value) if type(value) is int else _text(value)
+
+
+def _folder_of(manifest: str) -> str:
+    """Where relative URIs of a manifest begin."""
+    if (path := local_path(manifest)) is not None:
+        return os.path.dirname(os.path.abspath(path))
+    if manifest.lower().startswith(("http://", "https://")):
+        manifest = re.split(r"[?#]", manifest, maxsplit=1)[0]
+    return manifest.rstrip("/").rpartition("/")[0]
 
 
 def _absolute(uri: str, folder: str) -> str:

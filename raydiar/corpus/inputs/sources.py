@@ -23,6 +23,7 @@ from fsspec.utils import glob_translate
 from raydiar.corpus.inputs.shards import is_shard
 from raydiar.errors import ManifestError, RaydiarError
 from raydiar.failures import retrying
+from raydiar.naming import clean_uri, is_audio, local_path
 from raydiar.storage import display_name, storage_error
 
 # bytes of a second, low rather than high, for the known endings: packs are formed from file
@@ -41,12 +42,6 @@ _HIDDEN = (".", "_")
 Found = Iterator[tuple[str, int | None]]
 
 
-def is_audio(name: str) -> bool:
-    """Whether a file is audio or video, by its name."""
-    _, _, base = name.rpartition("/")
-    return os.path.splitext(base)[1].lower() in BYTES_PER_SECOND and not base.startswith(".")
-
-
 def list_audio(source: str, without: str | None = None) -> Found:
     """Stream the URIs, and sizes in bytes where known, of the recordings and shards of a source.
 
@@ -55,20 +50,23 @@ def list_audio(source: str, without: str | None = None) -> Found:
     source : str
         A folder or prefix, listed with all its subfolders for files with a known ending, or a
         glob (`s3://bucket/podcasts/**/*.mp3`), whose every match is taken, or a single file;
-        local or fsspec URI.
+        local or fsspec URI. What exists under that very name is no glob. A local name that is no
+        UTF-8 is given as a `file://` URI with escapes.
     without : str, optional
         A folder that is left out, wherever it lies: the output of a job.
     """
-    fs, path = url_to_fs(source, use_listings_cache=False)
+    local = local_path(source)
+    fs, path = url_to_fs(source if local is None else local, use_listings_cache=False)
+    is_pattern = re.search(r"[*?[]", path) is not None and not fs.exists(path)
     omitted = None
     if without is not None:
         other, root = url_to_fs(without)
         if other.protocol == fs.protocol:
             omitted = f"{root.rstrip('/')}/"
-    for name, size in _glob(fs, path) if re.search(r"[*?[]", path) else _below(fs, path):
+    for name, size in _glob(fs, path) if is_pattern else _below(fs, path):
         if omitted is None or not name.startswith(omitted):
-            local = isinstance(fs, LocalFileSystem)
-            yield name if local else fs.unstrip_protocol(name), size
+            of_disk = isinstance(fs, LocalFileSystem)
+            yield clean_uri(name) if of_disk else fs.unstrip_protocol(name), size
 
 
 def _below(fs: AbstractFileSystem, path: str) -> Found:

@@ -97,12 +97,12 @@ def recorded(
 def agreed_schema(
     folder: Folder, carried: pa.Schema, weights: LocalPipeline, reprocess: bool = False
 ) -> pa.Schema:
-    """Schema of the output, which its first run fixes.
+    """Schema of the output, which its first run fixes; columns that came later are added.
 
     Raises
     ------
     OutputError
-        If the output was made by another pipeline, or cannot take a carried column.
+        If the output was made by another pipeline, or has a carried column of another type.
     """
     pipeline = weights.describe()
     schema = dataset.read_schema(folder)
@@ -122,18 +122,16 @@ def agreed_schema(
             "Choose another output, or delete its rows and do them again with --reprocess."
         )
     for column in carried:
-        if column.name not in schema.names:
-            raise OutputError(
-                f"{folder.uri} was made without the column {column.name!r} that the manifest "
-                "carries. Leave it out, or choose another output."
-            )
-        if schema.field(column.name).type != column.type:
+        if column.name in schema.names and schema.field(column.name).type != column.type:
             raise OutputError(
                 f"{folder.uri} holds the column {column.name!r} as "
                 f"{schema.field(column.name).type}, the manifest as {column.type}. "
                 "Convert it, or choose another output."
             )
-    return schema
+    now = dataset.extended(schema, dataset.dataset_schema(weights.dimension, carried, pipeline))
+    if now != schema:
+        dataset.write_schema(folder, now)
+    return now
 
 
 def finish(

@@ -46,6 +46,7 @@ from raydiar.corpus.watch.reporting import Reporter, print_line
 from raydiar.devices import parse_device
 from raydiar.errors import ConfigError, ManifestError
 from raydiar.failures import MACHINE, failure_cause
+from raydiar.naming import public_uri
 from raydiar.pipelines.config import LocalPipeline, PipelineConfig
 from raydiar.pipelines.config_file import load_config
 from raydiar.storage.folder import PRIVATE, Folder
@@ -121,7 +122,8 @@ def diarize_corpus(
     device = parse_device(device, of_cluster=True)
     folder = folder_of(output)
     listing = f"{folder.uri.rstrip('/')}/{LISTING}"
-    summary = RunSummary(new_run(), manifest or listing, folder.uri, versions=versions())
+    told = public_uri(manifest or listing)
+    summary = RunSummary(new_run(), told, public_uri(folder.uri), versions=versions())
     recordings = None if manifest is None else read_manifest(manifest, count_channels)
     if not isinstance(pipeline, PipelineConfig):
         pipeline = load_config(pipeline, token=token)
@@ -183,7 +185,8 @@ def resolve_corpus(
     ConfigError, WeightsNotFound, CheckpointError, JobFailed
     """
     source, folder = folder_of(kept), folder_of(output)
-    summary = RunSummary(new_run(), source.uri, folder.uri, versions=versions())
+    told = public_uri(source.uri)
+    summary = RunSummary(new_run(), told, public_uri(folder.uri), versions=versions())
     kept_schema = read_schema(source)
     if not isinstance(pipeline, PipelineConfig):
         pipeline = load_config(pipeline, token=token)

@@ -20,10 +20,10 @@ from raydiar.corpus.hashes import hash_ids, is_member
 from raydiar.corpus.inputs.manifest import default_id
 from raydiar.corpus.inputs.packs import PACK_RECORDINGS, PACK_SECONDS
 from raydiar.corpus.inputs.shards import read_members
-from raydiar.corpus.inputs.sources import is_audio
 from raydiar.corpus.job.stages import MOST_ATTEMPTS, Decode, decoded_pack, decoder
 from raydiar.errors import ShardError
 from raydiar.failures import MACHINE, describe, failure_cause
+from raydiar.naming import is_audio
 from raydiar.storage import display_name
 
 Decoded = tuple[dict, np.ndarray | dict]  # a recording, and its PCM or error

@@ -28,10 +28,15 @@ from raydiar.corpus.hashes import hash_ids, is_member
 from raydiar.corpus.inputs.shard_record import SHARDS_FILE, ShardRecord
 from raydiar.diarization import Diarization, Speaker, Turn
 from raydiar.errors import OutputError
+from raydiar.naming import printable, public_uri, without_secrets
 from raydiar.storage.folder import PRIVATE, Folder
 
 SCHEMA_FILE = f"{PRIVATE}/schema.parquet"
+SCHEMA_VERSION = 2
+"""Of the columns that are raydiar's own: 2 brought `warnings`. Columns are added, never changed."""
+
 _PIPELINE_KEY = b"raydiar.pipeline"
+_VERSION_KEY = b"raydiar.schema"
 _FILES_AHEAD = 8  # of a dataset that is streamed
 _FILE_NAME = re.compile(r"(ok|error)-.+\.parquet")
 
@@ -112,15 +117,21 @@ def dataset_schema(
             pa.field("exclusive_turns", TURNS),
             pa.field("speakers", speakers),
             pa.field("clustering", pa.string()),
+            pa.field("warnings", pa.list_(pa.string())),  # what its user should know
             pa.field("pipeline", PIPELINE, nullable=False),
             pa.field("requested", REQUESTED, nullable=False),
             *(carried or ()),
         ],
-        metadata={_PIPELINE_KEY: json.dumps(pipeline)} if pipeline else None,
+        metadata={
+            _VERSION_KEY: str(SCHEMA_VERSION),
+            **({_PIPELINE_KEY: json.dumps(pipeline)} if pipeline else {}),
+        },
     )
 
 
-def ok_row(recording: dict, diarization: Diarization, pipeline: dict) -> dict[str, Any]:
+def ok_row(
+    recording: dict, diarization: Diarization, pipeline: dict, warnings: Sequence[str] = ()
+) -> dict[str, Any]:
     """Row of a diarized recording.
 
     Parameters
@@ -131,9 +142,11 @@ def ok_row(recording: dict, diarization: Diarization, pipeline: dict) -> dict[st
         On the timeline of the excerpt; the row is on that of the file.
     pipeline : dict
         What `PipelineConfig.describe` gives.
+    warnings : sequence of str
+        Of decoding; those of the diarization follow.
     """
     placed = diarization.shifted(recording["start"] or 0.0)
-    return _row(recording, pipeline) | {
+    return _row(recording, pipeline, (*warnings, *diarization.warnings)) | {
         "duration": placed.duration,
         "status": "ok",
         "num_speakers": placed.num_speakers,
@@ -144,20 +157,24 @@ def ok_row(recording: dict, diarization: Diarization, pipeline: dict) -> dict[st
     }
 
 
-def error_row(recording: dict, error: dict, pipeline: dict) -> dict[str, Any]:
+def error_row(
+    recording: dict, error: dict, pipeline: dict, warnings: Sequence[str] = ()
+) -> dict[str, Any]:
     """Row of a recording that could not be diarized; `error` has the fields of `ERROR`."""
-    return _row(recording, pipeline) | {"status": "error", "error": error}
+    return _row(recording, pipeline, warnings) | {"status": "error", "error": error}
 
 
-def _row(recording: dict, pipeline: dict) -> dict[str, Any]:
+def _row(recording: dict, pipeline: dict, warnings: Sequence[str]) -> dict[str, Any]:
     channel = recording["channel"]
     return recording | {
+        "uri": public_uri(recording["uri"]),
         "channel": int(channel) if channel not in (None, "split") else None,
         "start": recording["start"] or 0.0,
         "pipeline": pipeline,
         "requested": {field.name: recording[field.name] for field in REQUESTED},
         "duration": None,
         "num_speakers": None,
+        "warnings": [without_secrets(printable(warning)) for warning in warnings],
     }
 
 
@@ -180,6 +197,7 @@ def to_diarization(row: dict) -> Diarization:
         exclusive_turns=tuple(Turn(**turn) for turn in row["exclusive_turns"]),
         speakers=tuple(speakers),
         clustering=row["clustering"],
+        warnings=tuple(row.get("warnings") or ()),
     )
 
 
@@ -214,10 +232,35 @@ def open(output: str) -> DiarizationDataset:
 
 
 def read_schema(output: Folder) -> pa.Schema | None:
-    """Schema fixed by the first job on this output; None before it."""
+    """Schema of an output, fixed by its first job but for columns that came later; None before it.
+
+    Raises
+    ------
+    OutputError
+        If a later version of raydiar wrote it.
+    """
     if not output.exists(SCHEMA_FILE):
         return None
-    return pq.read_schema(pa.BufferReader(output.read(SCHEMA_FILE)))
+    schema = pq.read_schema(pa.BufferReader(output.read(SCHEMA_FILE)))
+    version = version_of(schema)
+    if version > SCHEMA_VERSION:
+        raise OutputError(
+            f"{output.uri} was written by a later raydiar (schema {version}, this one knows up to "
+            f"{SCHEMA_VERSION}): upgrade raydiar"
+        )
+    return schema
+
+
+def version_of(schema: pa.Schema) -> int:
+    """Version of raydiar's own columns in a schema; 1 where it says nothing."""
+    return int((schema.metadata or {}).get(_VERSION_KEY, b"1"))
+
+
+def extended(schema: pa.Schema, wanted: pa.Schema) -> pa.Schema:
+    """A schema with the columns that it lacks added at its end; rows that are there have nulls."""
+    missing = [column for column in wanted if column.name not in schema.names]
+    metadata = (schema.metadata or {}) | {_VERSION_KEY: str(SCHEMA_VERSION).encode()}
+    return pa.schema([*schema, *missing], metadata=metadata)
 
 
 def write_schema(output: Folder, schema: pa.Schema) -> None:
@@ -250,10 +293,18 @@ class DiarizationDataset:
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """Stream the rows, one batch a file; the next few files are read meanwhile."""
 
+        wanted = self.schema.names if columns is None else list(columns)
+
         def read(name: str, keep: np.ndarray) -> list[pa.RecordBatch]:
             with self.output.open(name) as file:
-                table = pq.read_table(file, columns=columns)
-            return table.filter(pa.array(keep)).combine_chunks().to_batches()
+                parquet = pq.ParquetFile(file)
+                there = [column for column in wanted if column in parquet.schema_arrow.names]
+                table = parquet.read(there)
+            for column in wanted:  # of a file that is older than the column
+                if column not in there:
+                    nulls = pa.nulls(len(table), self.schema.field(column).type)
+                    table = table.append_column(self.schema.field(column), nulls)
+            return table.select(wanted).filter(pa.array(keep)).combine_chunks().to_batches()
 
         with ThreadPoolExecutor(_FILES_AHEAD) as threads:
             reading: deque[Future] = deque()

@@ -21,6 +21,7 @@ from raydiar.corpus.inputs.shard_record import SHARD
 from raydiar.corpus.output import dataset
 from raydiar.corpus.wire import LOCAL_SPEAKERS
 from raydiar.errors import OutputError
+from raydiar.naming import public_uri
 from raydiar.pipelines.config import LocalPipeline
 from raydiar.storage.folder import PRIVATE, Folder
 
@@ -120,10 +121,20 @@ class Keep:
         recordings = pack.column("recordings").chunk(0).flatten().filter(found)
         ids = recordings.field("recording_id")
         if len(ids):
-            table = pa.table([ids, recordings, local.filter(found)], schema=self.schema)
+            told = _without_secrets(recordings)
+            table = pa.table([ids, told, local.filter(found)], schema=self.schema)
             task = dataset.task_of(ids.to_pylist())
             self.kept.publish_table(f"local-{self.run}-{task}.parquet", table)
         return pack
+
+
+def _without_secrets(recordings: pa.StructArray) -> pa.StructArray:
+    """Rows of a manifest with URIs that may be kept."""
+    fields = list(recordings.type)
+    values = recordings.flatten()
+    place = recordings.type.get_field_index("uri")
+    values[place] = pa.array(map(public_uri, values[place].to_pylist()), pa.string())
+    return pa.StructArray.from_arrays(values, fields=fields)
 
 
 def write_plan(kept: Folder, done: np.ndarray, output: Folder, run: str) -> PackPlan:
