@@ -14,7 +14,7 @@ import typer
 from raydiar.corpus.commands import app as corpus
 from raydiar.devices import parse_device
 from raydiar.errors import RaydiarError
-from raydiar.evaluation.commands import evaluate
+from raydiar.evaluation.commands import benchmark, evaluate, optimize
 from raydiar.formats import CSV_COLUMNS
 from raydiar.pipelines.commands import app as models
 from raydiar.serving.commands import app as serve
@@ -30,7 +30,8 @@ app.add_typer(corpus, name="corpus")
 app.add_typer(models, name="models")
 app.add_typer(serve, name="serve")
 app.add_typer(voiceprint, name="voiceprint")
-app.command()(evaluate)
+for command in (evaluate, benchmark, optimize):
+    app.command()(command)
 
 
 class Format(StrEnum):

@@ -1,4 +1,4 @@
-"""`raydiar evaluate`, a thin shell over this room."""
+"""`raydiar evaluate`, `benchmark` and `optimize`: thin, and quick to import."""
 
 from __future__ import annotations
 
@@ -130,3 +130,119 @@ def _print_comparison(evaluation, name, other, difference) -> None:
     for recording in sorted(gaps, key=lambda recording: -abs(gaps[recording]))[:5]:
         if gaps[recording]:
             print(f"  {recording}: {gaps[recording]:+.1f} s of errors")
+
+
+_PIPELINE = "Hub repository, directory or config; default embedded."
+
+
+def benchmark(
+    manifests: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MANIFEST]…", help="Manifests with a column `rttm`, and `uem` if need be."
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of a manifest, a corpus on disk: ami, voxconverse, aishell4, dihard3, "
+            "callhome, alimeeting or msdwild; with --corpus."
+        ),
+    ] = None,
+    corpus: Annotated[Path | None, typer.Option(help="Folder of the recipe's corpus.")] = None,
+    into: Annotated[
+        Path, typer.Option(help="Folder of manifests and datasets; run again to go on.")
+    ] = Path("benchmark"),
+    pipeline: Annotated[str | None, typer.Option(help=_PIPELINE)] = None,
+    collar: Annotated[float, typer.Option(min=0.0, help=_COLLAR)] = 0.0,
+    skip_overlap: Annotated[
+        bool, typer.Option("--skip-overlap", help="Leave out where reference speakers overlap.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
+    format: Annotated[TableFormat, typer.Option(help="How to print the table.")] = TableFormat.text,
+    report: Annotated[
+        Path | None, typer.Option(help="Folder for an HTML report of each corpus.")
+    ] = None,
+    token: Annotated[str | None, typer.Option(help="Hugging Face token for gated weights.")] = None,
+) -> None:
+    """Diarize corpora with references by the corpus job, and print accuracy and speed."""
+    from raydiar.evaluation.benchmark import columns, run_benchmark
+    from raydiar.evaluation.recipes import RECIPES, write_manifests
+    from raydiar.evaluation.report import write_report
+    from raydiar.evaluation.scoring import Conditions
+    from raydiar.evaluation.tables import format_table
+
+    named = {Path(manifest).stem: manifest for manifest in manifests or ()}
+    if len(named) != len(manifests or ()):
+        raise EvaluationError("two manifests have one name: a corpus is called as its manifest is")
+    published = {}
+    if recipe is not None:
+        if corpus is None:
+            raise EvaluationError("--recipe needs --corpus, the folder where the corpus lies")
+        made = write_manifests(recipe, corpus, into / "manifests")
+        named |= {title: str(path) for title, path in made.items()}
+        published = RECIPES[recipe].published
+    if not named:
+        raise EvaluationError("give a manifest, or --recipe and --corpus")
+    conditions = Conditions(collar, skip_overlap)
+    rows = []
+    for title, manifest in named.items():
+        slug = Path(manifest).stem
+        measured = run_benchmark(
+            title,
+            manifest,
+            str(into / slug),
+            conditions=conditions,
+            pipeline=pipeline,
+            device=device,
+            token=token,
+        )
+        rows.append(measured.row(published.get(title)))
+        if report is not None:
+            report.mkdir(parents=True, exist_ok=True)
+            page = write_report(measured.evaluation, measured.trials, title=title)
+            (report / f"{slug}.html").write_text(page, encoding="utf-8")
+    shown = {title: rates for title, rates in published.items() if title in named}
+    print(format_table(rows, columns(shown), format))
+    if format in (TableFormat.text, TableFormat.markdown):
+        print(f"\nPercent; low and high: 95 % interval of DER. {conditions}.")
+        if shown:
+            print("Other systems: as published, collar 0, overlap scored.")
+
+
+def optimize(
+    manifest: Annotated[str, typer.Argument(help="With a column `rttm`, and `uem` if need be.")],
+    into: Annotated[Path, typer.Option(help="Folder of the search; run again to go on.")],
+    pipeline: Annotated[str | None, typer.Option(help=_PIPELINE)] = None,
+    num_trials: Annotated[int, typer.Option(min=2, help="In all, those done before included.")] = (
+        100
+    ),
+    workers: Annotated[
+        int, typer.Option(min=1, help="Trials at a time, as actors on Ray; 1 needs none.")
+    ] = 1,
+    collar: Annotated[float, typer.Option(min=0.0, help=_COLLAR)] = 0.0,
+    skip_overlap: Annotated[
+        bool, typer.Option("--skip-overlap", help="Leave out where reference speakers overlap.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
+    token: Annotated[str | None, typer.Option(help="Hugging Face token for gated weights.")] = None,
+) -> None:
+    """Search a pipeline's hyper-parameters on labelled recordings; the networks run once."""
+    from raydiar.evaluation.scoring import Conditions
+    from raydiar.evaluation.tuning import optimize as search
+
+    tuned = search(
+        manifest,
+        into,
+        pipeline,
+        num_trials=num_trials,
+        workers=workers,
+        conditions=Conditions(collar, skip_overlap),
+        device=device,
+        seed=seed,
+        token=token,
+        report=lambda line: print(line, file=sys.stderr),
+    )
+    print(tuned)
+    print(f"written: {into / 'config.yaml'}")

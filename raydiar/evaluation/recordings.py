@@ -121,10 +121,14 @@ def _read_dataset(source: str) -> dict[str, Diarization] | None:
         for row in batch.to_pylist():
             if row["status"] != "ok":
                 continue
-            turns = [Turn(**turn) for turn in row["turns"]]
             name = row["recording_id"]
-            recordings[name] = from_turns(name, turns, row["duration"])
+            recordings[name] = from_turns(name, turns_of(row), row["duration"])
     return recordings
+
+
+def turns_of(row: dict) -> tuple[Turn, ...]:
+    """Turns of a row of a diarization dataset."""
+    return tuple(Turn(**turn) for turn in row["turns"])
 
 
 def read_uem(source: str | Path) -> dict[str, Regions]:
@@ -175,10 +179,10 @@ def match(
     """
     by_stem: dict[str, list[str]] = {}
     for name in hypothesis:
-        by_stem.setdefault(_stem(name), []).append(name)
+        by_stem.setdefault(name_of(name), []).append(name)
     trials, missing, used = [], [], set()
     for name in sorted(reference):
-        candidates = [name] if name in hypothesis else by_stem.get(_stem(name), [])
+        candidates = [name] if name in hypothesis else by_stem.get(name_of(name), [])
         if len(candidates) > 1:
             raise EvaluationError(f"{name} could be each of {', '.join(sorted(candidates)[:5])}")
         used.update(candidates)
@@ -187,7 +191,7 @@ def match(
             missing.append(name)
         regions = None
         if uem is not None:
-            regions = uem.get(name, uem.get(_stem(name)))
+            regions = uem.get(name, uem.get(name_of(name)))
         trials.append(Trial(name, reference[name].turns, turns, regions, bool(candidates)))
     if not used:
         ours, theirs = next(iter(sorted(reference)), "none"), next(iter(sorted(hypothesis)), "none")
@@ -200,7 +204,8 @@ def match(
     return Matched(trials, missing, sorted(set(hypothesis) - used))
 
 
-def _stem(name: str) -> str:
+def name_of(name: str) -> str:
+    """What a recording is called by those who label it: its file without folder and ending."""
     path, _, _ = name.partition("#")
     base = PurePosixPath(path).name or path
     stem, dot, ending = base.rpartition(".")

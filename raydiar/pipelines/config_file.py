@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,42 @@ def read_parameters(path: str | Path) -> dict[str, Any]:
     if not isinstance(params, Mapping):
         raise ConfigError(f"{path}: no hyper-parameters in it")
     return dict(params)
+
+
+def write_config(config: PipelineConfig) -> str:
+    """A pipeline's configuration as text of a `config.yaml` that `load_config` reads back."""
+
+    def named(weights: Weights | None):
+        if weights is None:
+            return None
+        details = {"subfolder": weights.subfolder, "revision": weights.revision}
+        given = {name: value for name, value in details.items() if value is not None}
+        return {"checkpoint": weights.uri, **given} if given else weights.uri
+
+    kinds = {parameters: name for name, parameters in _CLUSTERINGS.items()}
+    params = {
+        "segmentation": named(config.segmentation),
+        "embedding": named(config.embedding),
+        "plda": named(config.plda),
+        "clustering": kinds[type(config.clustering)],
+        "segmentation_step": config.segmentation_step,
+        "embedding_exclude_overlap": config.embedding_exclude_overlap,
+        "segmentation_batch_size": config.segmentation_batch_size,
+        "embedding_batch_size": config.embedding_batch_size,
+    }
+    document = {
+        "pipeline": {
+            "name": "pyannote.audio.pipelines.SpeakerDiarization",
+            "params": {name: value for name, value in params.items() if value is not None},
+        },
+        "params": {
+            "clustering": asdict(config.clustering),
+            "segmentation": {"min_duration_off": config.min_duration_off},
+        },
+    }
+    if config.device is not None:
+        document["device"] = config.device
+    return yaml.safe_dump(document, sort_keys=False)
 
 
 def _read_yaml(path: Path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -19,8 +20,9 @@ from raydiar.corpus.hashes import hash_ids, is_member
 from raydiar.corpus.inputs.packs import UNKNOWN_SECONDS, PackPlan, pack_folder
 from raydiar.corpus.inputs.shard_record import SHARD
 from raydiar.corpus.output import dataset
-from raydiar.corpus.wire import LOCAL_SPEAKERS
+from raydiar.corpus.wire import LOCAL_SPEAKERS, local_speakers_from_arrow
 from raydiar.errors import OutputError
+from raydiar.local_speakers import LocalSpeakers
 from raydiar.naming import public_uri
 from raydiar.pipelines.config import LocalPipeline
 from raydiar.storage.folder import PRIVATE, Folder
@@ -209,3 +211,25 @@ class ReadKept:
 def _hashes_of(kept: Folder, name: str) -> np.ndarray:
     with kept.open(name) as file:
         return hash_ids(pq.read_table(file, columns=["recording_id"]).column(0).to_pylist())
+
+
+def read_local_speakers(kept: Folder) -> Iterator[tuple[dict, LocalSpeakers]]:
+    """All kept recordings, each once: its row of the manifest, and its LocalSpeakers.
+
+    Raises
+    ------
+    OutputError
+        If nothing was ever kept there.
+    """
+    read_schema(kept)
+    seen: set[str] = set()
+    for name in sorted((n for n in kept.list() if _FILE_NAME.fullmatch(n)), reverse=True):
+        with kept.open(name) as file:
+            table = pq.read_table(file)
+        for batch in table.to_batches(max_chunksize=64):
+            found = local_speakers_from_arrow(batch.column("local_speakers"))
+            recordings = batch.column("recording").to_pylist()
+            for recording, local in zip(recordings, found, strict=True):
+                if recording["recording_id"] not in seen:
+                    seen.add(recording["recording_id"])
+                    yield recording, local
