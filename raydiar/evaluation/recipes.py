@@ -236,7 +236,7 @@ def read_textgrid(path: Path) -> list[Turn]:
             reportingMode="silence",
             duplicateNamesMode="rename",
         )
-    except (PraatioException, OSError, ValueError, AssertionError) as error:
+    except (PraatioException, OSError, ValueError, LookupError, AssertionError) as error:
         raise EvaluationError(f"{path} is not a TextGrid: {error}") from error
     return [
         Turn(float(entry.start), float(entry.end), "_".join(name.split()))
