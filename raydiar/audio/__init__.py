@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from raydiar.audio.containers import AudioInfo, open_track
-from raydiar.audio.decoding import PcmBuffer, check_excerpt, decode_into
+from raydiar.audio.containers import AudioInfo
+from raydiar.audio.decoding import PcmBuffer, check_excerpt, decode_into, read_info
 from raydiar.audio.resampling import SAMPLE_RATE, resample
 from raydiar.errors import AudioWarning, ConfigError, EmptyAudio, InvalidSamples
 from raydiar.storage import PROBE_BLOCK_BYTES, Source, open_source
@@ -106,11 +106,8 @@ def probe(source: Source, *, storage_options: dict[str, Any] | None = None) -> A
     AudioNotFound, StorageDenied, StorageUnavailable, AudioDecodeError, EmptyAudio
         As `decode`.
     """
-    with (
-        open_source(source, storage_options, PROBE_BLOCK_BYTES) as reader,
-        open_track(reader) as track,
-    ):
-        return track.info
+    with open_source(source, storage_options, PROBE_BLOCK_BYTES) as reader:
+        return read_info(reader)
 
 
 def prepare_waveform(

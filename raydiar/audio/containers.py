@@ -10,10 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import av
+from av import CodecContext
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.stream import Discard
 
+from raydiar.audio.headers import SampleChunk, find_samples
+from raydiar.audio.tracks import Choice, choose_tracks, decoder_of
 from raydiar.errors import AudioDecodeError, EmptyAudio, RaydiarError
 from raydiar.storage import Reader, storage_error
 
@@ -25,6 +28,7 @@ _READ_BYTES = 256 * 1024
 _STATES_DURATION = {
     "aiff",
     "ape",
+    "au",
     "asf",
     "caf",
     "flac",
@@ -34,6 +38,7 @@ _STATES_DURATION = {
     "w64",
     "wv",
 }
+_MP3_TAG_BYTES = 256  # what may follow the frames of an mp3: ID3v1
 
 
 @dataclass(frozen=True)
@@ -60,31 +65,57 @@ class AudioInfo:
 
 @dataclass(frozen=True)
 class Track:
-    """The audio track of an open recording.
+    """An audio track of an open recording.
 
     Attributes
     ----------
     container, stream : PyAV objects
+    decoder : av.CodecContext
+        What packets of the stream are decoded with.
     info : AudioInfo
+        Of the recording: with several tracks, each counts as a channel.
+    choice : Choice
+        All tracks of the recording, and what to tell of it.
     stated_duration : float or None
         Seconds that the header vouches for; None if there is only an estimate, or nothing.
     label : str
         The recording in messages.
+    warnings : list of str
+        What the user should know of the file as a whole.
+    can_seek : bool
+        Whether FFmpeg finds a place in it by its time. In mp3 it goes by the header's length, which
+        is that of the first where several were joined.
     """
 
     container: InputContainer
     stream: AudioStream
+    decoder: CodecContext
     info: AudioInfo
+    choice: Choice
     stated_duration: float | None
     label: str
+    warnings: list[str]
+    can_seek: bool
+
+    @property
+    def probable_duration(self) -> float | None:
+        """Seconds that there should be, where nothing vouches for it but the last timestamp."""
+        if self.stated_duration is None and self.info.container == "ogg":
+            return self.info.duration
+        return self.stated_duration
 
 
 @contextmanager
-def open_track(reader: Reader) -> Iterator[Track]:
-    """Open the audio track of a recording; of several, the one that FFmpeg thinks best.
+def open_track(reader: Reader, index: int | None = None) -> Iterator[Track]:
+    """Open an audio track of a recording.
 
     Failures of FFmpeg and of the storage inside the block come out as exceptions of
     `raydiar.errors`.
+
+    Parameters
+    ----------
+    index : int, optional
+        Of the stream, among all of the container; by default the first track of the recording.
 
     Raises
     ------
@@ -98,30 +129,37 @@ def open_track(reader: Reader) -> Iterator[Track]:
     try:
         if reader.size() == 0:
             raise EmptyAudio(f"{reader.label}: the file is empty (0 bytes).")
-        by_first_bytes = _wav_seconds(reader) or _mp3_seconds(reader)
-        reader.seek(0)
+        samples = find_samples(reader)
+        mp3 = None if samples else _mp3_header(reader)
+        shown = reader if samples is None else samples.shown(reader)
+        shown.seek(0)
         # Without protocols a playlist cannot make FFmpeg open other files, here or on the network.
         with av.open(
-            reader,
+            shown,
             container_options={"protocol_whitelist": "none"},
             buffer_size=_READ_BYTES,
             metadata_errors="replace",
         ) as container:
-            stream = _audio_stream(container, reader.label)
+            choice = choose_tracks(container, reader.label)
+            stream = container.streams[choice.indexes[0] if index is None else index]
             for other in container.streams:
                 if other is not stream:
                     other.discard = Discard.all
+            decoder = decoder_of(stream)
             # One thread a decode: hosts run as many decodes as there are cores.
-            stream.codec_context.thread_count = 1
-            info = AudioInfo(
-                duration=_duration(container, stream),
-                sample_rate=stream.sample_rate,
-                num_channels=stream.channels,
-                codec=stream.codec_context.name,
-                container=container.format.name,
+            decoder.thread_count = 1
+            info = _info(container, stream, choice, samples)
+            yield Track(
+                container=container,
+                stream=stream,
+                decoder=decoder,
+                info=info,
+                choice=choice,
+                stated_duration=_stated_duration(info, stream, container, samples, mp3),
+                label=reader.label,
+                warnings=_warnings(choice, samples, reader.label),
+                can_seek=info.container != "mp3" or (mp3 is not None and mp3.is_whole),
             )
-            stated = _stated_duration(info, stream, container, by_first_bytes)
-            yield Track(container, stream, info, stated, reader.label)
     except RaydiarError:
         raise
     except Exception as error:
@@ -138,19 +176,29 @@ def open_track(reader: Reader) -> Iterator[Track]:
         raise storage_error(reader.failure, reader.label) from reader.failure
 
 
-def _audio_stream(container: InputContainer, label: str) -> AudioStream:
-    stream = container.streams.best("audio") or next(iter(container.streams.audio), None)
-    if stream is None:
-        found = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
-        raise AudioDecodeError(
-            f"{label}: no audio track in this {container.format.name} file, only {found}. "
-            "Give a file with sound."
-        )
-    if stream.codec_context is None:
-        raise AudioDecodeError(
-            f"{label}: FFmpeg has no decoder for its audio track. Convert it to another format."
-        )
-    return stream
+def _info(
+    container: InputContainer, stream: AudioStream, choice: Choice, samples: SampleChunk | None
+) -> AudioInfo:
+    several = len(choice.indexes) > 1
+    if samples is not None and samples.seconds is not None:
+        duration = samples.seconds
+    elif several:
+        duration = container.duration and container.duration / av.time_base
+    else:
+        duration = _duration(container, stream)
+    return AudioInfo(
+        duration=duration,
+        sample_rate=stream.sample_rate,
+        num_channels=len(choice.indexes) if several else stream.channels,
+        codec=stream.codec_context.name,
+        container=container.format.name,
+    )
+
+
+def _warnings(choice: Choice, samples: SampleChunk | None, label: str) -> list[str]:
+    found = [samples and samples.warning(label)]
+    found.append(f"{label}: {choice.warning}" if choice.warning else None)
+    return [warning for warning in found if warning]
 
 
 def _duration(container: InputContainer, stream: AudioStream) -> float | None:
@@ -163,53 +211,51 @@ def _duration(container: InputContainer, stream: AudioStream) -> float | None:
 
 
 def _stated_duration(
-    info: AudioInfo, stream: AudioStream, container: InputContainer, by_first_bytes: float | None
+    info: AudioInfo,
+    stream: AudioStream,
+    container: InputContainer,
+    samples: SampleChunk | None,
+    mp3: "_Mp3Header | None",
 ) -> float | None:
+    if samples is not None and samples.seconds is not None:
+        return samples.stated_seconds if info.codec.startswith("pcm_") else None
     if info.container == "wav":
-        return (by_first_bytes or info.duration) if info.codec.startswith("pcm_") else None
-    if info.container == "mp3":
-        return by_first_bytes
-    # A video may outlast its sound: there only the duration of the track itself counts.
-    if info.container in _STATES_DURATION and (stream.duration or len(container.streams) == 1):
-        return info.duration
-    return None
-
-
-def _wav_seconds(reader: Reader) -> float | None:
-    """Duration by the chunk sizes of a wav, which FFmpeg quietly overrules if the file is shorter.
-
-    None for other files, and for a wav written into a pipe: such programs cannot know the length
-    and state (nearly) 2 or 4 GiB.
-    """
-    reader.seek(0)
-    head = reader.read(65536)
-    if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
         return None
-    offset, bytes_per_second = 12, 0
-    while offset + 8 <= len(head):
-        kind = head[offset : offset + 4]
-        size = int.from_bytes(head[offset + 4 : offset + 8], "little")
-        if kind == b"fmt ":
-            bytes_per_second = int.from_bytes(head[offset + 16 : offset + 20], "little")
-        if kind == b"data":
-            streamed = any(0 <= limit - size < 65536 for limit in (2**31, 2**32))
-            return size / bytes_per_second if bytes_per_second and not streamed else None
-        offset += 8 + size + size % 2
+    if info.container == "mp3":
+        return None if mp3 is None else mp3.seconds
+    # A video may outlast its sound: there only the duration of the track itself counts.
+    if stream.duration or len(container.streams) == 1:
+        return _duration(container, stream) if info.container in _STATES_DURATION else None
     return None
 
 
-def _mp3_seconds(reader: Reader) -> float | None:
-    """Duration by the number of frames in the Xing (or Info, or VBRI) header of an mp3.
+@dataclass(frozen=True)
+class _Mp3Header:
+    """What the Xing (or Info, or VBRI) header of an mp3 says.
 
-    FFmpeg falls back from it to an estimate where it does not fit the size of the file, and does
-    not say so.
+    Attributes
+    ----------
+    seconds : float or None
+    is_whole : bool
+        Whether the file is as large as it says: not truncated, and nothing joined to it.
     """
-    reader.seek(0)
+
+    seconds: float | None
+    is_whole: bool
+
+
+def _mp3_header(reader: Reader) -> _Mp3Header | None:
+    """The header of an mp3, None if there is none.
+
+    FFmpeg falls back from its number of frames to an estimate where it does not fit the size of
+    the file, and does not say so.
+    """
+    size = reader.size()
     head = reader.read(10)
+    begin = 0
     if head[:3] == b"ID3":
-        reader.seek(10 + sum((byte & 0x7F) << 7 * (3 - i) for i, byte in enumerate(head[6:])))
-    else:
-        reader.seek(0)
+        begin = 10 + sum((byte & 0x7F) << 7 * (3 - i) for i, byte in enumerate(head[6:]))
+    reader.seek(begin)
     frame = reader.read(256)
     if len(frame) < 256 or frame[0] != 0xFF or frame[1] & 0xE6 != 0xE2:
         return None
@@ -217,9 +263,19 @@ def _mp3_seconds(reader: Reader) -> float | None:
     if version == 1 or rate_index == 3:
         return None
     sample_rate = (44100, 48000, 32000)[rate_index] >> {3: 0, 2: 1, 0: 2}[version]
-    for tag, offset in ((b"Xing", 8), (b"Info", 8), (b"VBRI", 14)):
+    for tag, frames_at, bytes_at, needed in (
+        (b"Xing", 8, 12, 3),
+        (b"Info", 8, 12, 3),
+        (b"VBRI", 14, 10, 0),
+    ):
         place = frame.find(tag, 4, 64)
-        if place > 0 and (tag == b"VBRI" or frame[place + 7] & 1):
-            count = int.from_bytes(frame[place + offset : place + offset + 4], "big")
-            return count * (1152 if version == 3 else 576) / sample_rate or None
+        if place < 0 or (needed and not frame[place + 7] & 1):
+            continue
+        count, num_bytes = (
+            int.from_bytes(frame[place + at : place + at + 4], "big")
+            for at in (frames_at, bytes_at)
+        )
+        has_bytes = frame[place + 7] & needed == needed
+        whole = has_bytes and abs(size - begin - num_bytes) <= _MP3_TAG_BYTES
+        return _Mp3Header(count * (1152 if version == 3 else 576) / sample_rate or None, whole)
     return None

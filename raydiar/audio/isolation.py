@@ -30,8 +30,7 @@ import numpy as np
 
 from raydiar import errors
 from raydiar.audio import MAX_DURATION, SAMPLE_RATE, AudioInfo, channel_index, hand_over
-from raydiar.audio.containers import open_track
-from raydiar.audio.decoding import PcmBuffer, decode_into
+from raydiar.audio.decoding import PcmBuffer, decode_into, read_info
 from raydiar.errors import DecoderCrashed, DecoderStalled, StorageUnavailable
 from raydiar.naming import local_path
 from raydiar.storage import (
@@ -318,8 +317,7 @@ def _answer(request, descriptors: list[int], connection: Connection) -> dict[str
             opened = open_source(uri, storage_options, block_bytes)
             pulse.reader = stack.enter_context(opened)
         if not excerpt:
-            with open_track(pulse.reader) as track:
-                return {"info": asdict(track.info)}
+            return {"info": asdict(read_info(pulse.reader))}
         warnings: list[str] = []
         decode_into(pcm, pulse.reader, **excerpt, warnings=warnings)
         return {"num_samples": pcm.num_samples, "warnings": warnings}

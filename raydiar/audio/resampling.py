@@ -1,6 +1,6 @@
-"""Audio frames of any rate, format and layout to mono at 16 kHz, inside one FFmpeg filter graph.
+"""Audio frames of any rate, format and layout to mono at 16 kHz, inside FFmpeg filter graphs.
 
-The graph takes frames as the codec gives them and returns blocks of seconds: a call from Python
+A graph takes frames as the codec gives them and returns blocks of seconds: a call from Python
 per codec frame and per block, instead of several per codec frame, which would cost as much as the
 codec. The filter is swresample's own (windowed sinc, 32 taps at the lower rate, cut-off at 0.97 of
 Nyquist), computed in float: aliases are down by 60 dB from 9 kHz on, and there is no delay. On
@@ -16,6 +16,8 @@ import av
 import numpy as np
 from av.filter import Graph
 
+from raydiar.audio.mixing import Mixer
+
 SAMPLE_RATE = 16000
 BLOCK_SECONDS = 4
 
@@ -23,18 +25,20 @@ _DTYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl"
 
 
 class MonoResampler:
-    """Filter graph for frames of one rate, sample format and layout.
+    """Filter graphs for frames of one rate, sample format and layout.
 
     Parameters
     ----------
     frame : av.AudioFrame
         Any frame of the run: says what to expect.
     channel : int, optional
-        Channel to keep; the mean of all by default.
+        Channel to keep; a mix of all by default (`raydiar.audio.mixing`).
     sample_format : str
         Of the output: "s16" (saturating) or "flt".
     skip : int
         Samples to leave out at the start, at the rate of the input.
+    gain : float
+        What samples are multiplied by.
     """
 
     def __init__(
@@ -43,43 +47,35 @@ class MonoResampler:
         channel: int | None = None,
         sample_format: str = "s16",
         skip: int = 0,
+        gain: float = 1.0,
     ):
         self.layout = run_layout(frame)
         self.rate = frame.sample_rate
-        self._dtype = np.dtype(_DTYPES[sample_format])
         self._pending = 0  # input samples pushed since the last pull
-        self._graph = graph = Graph()
-        graph.threads = 1
-        self._source = graph.add_abuffer(
-            sample_rate=self.rate,
-            format=frame.format.name,
-            layout=frame.layout.name,
-            time_base=f"1/{self.rate}",
-        )
-        nodes = [self._source]
-        if skip:
-            nodes.append(graph.add("atrim", start_sample=str(skip)))
         num_channels = frame.layout.nb_channels
-        if num_channels > 1:
-            # A plain mean: FFmpeg's own downmix would weigh surround channels and drop the bass.
-            if channel is None:
-                terms = "+".join(f"{1 / num_channels!r}*c{i}" for i in range(num_channels))
-            else:
-                terms = f"c{channel}"
-            nodes.append(graph.add("aformat", sample_fmts="fltp"))
-            nodes.append(graph.add("pan", f"mono|c0={terms}"))
-        if self.rate != SAMPLE_RATE:
-            options = {"sample_rate": str(SAMPLE_RATE), "internal_sample_fmt": "fltp"}
-            nodes.append(graph.add("aresample", **options))
-        # "1 channels" of a wav without a layout becomes "mono" here
-        nodes.append(graph.add("aformat", sample_fmts=sample_format, channel_layouts="mono"))
-        nodes.append(graph.add("asetnsamples", n=str(BLOCK_SECONDS * SAMPLE_RATE), p="0"))
-        self._sink = graph.add("abuffersink")
-        graph.link_nodes(*nodes, self._sink).configure()
+        first = [("atrim", {"start_sample": str(skip)})] if skip else []
+        if gain != 1:
+            first.append(("volume", {"volume": repr(gain), "precision": "double"}))
+        last = _to_output(self.rate, sample_format)
+        if num_channels > 1 and channel is None:
+            self.mixer: Mixer | None = Mixer(num_channels, self.rate)
+            blocks = {"n": str(BLOCK_SECONDS * self.rate), "p": "0"}
+            first += [("aformat", {"sample_fmts": "fltp"}), ("asetnsamples", blocks)]
+            self._channels = _FrameGraph(frame, first)
+            mono = av.AudioFrame(format="flt", layout="mono", samples=0)
+            mono.sample_rate = self.rate
+            self._output = _FrameGraph(mono, last)
+        else:
+            self.mixer = None
+            if num_channels > 1:
+                first += [("aformat", {"sample_fmts": "fltp"}), ("pan", {"args": f"mono|c0=c{channel}"})]
+            self._output = _FrameGraph(frame, [*first, *last])
+            self._channels = self._output
+        self._dtype = np.dtype(_DTYPES[sample_format])
 
     def push(self, frame: av.AudioFrame) -> None:
         self._pending += frame.samples
-        self._source.push(frame)
+        self._channels.push(frame)
 
     def ready(self) -> bool:
         """Whether a block may have come together; asking FFmpeg itself costs an exception."""
@@ -88,17 +84,63 @@ class MonoResampler:
     def pull(self) -> Iterator[np.ndarray]:
         """Blocks finished so far: (num_samples,) views, valid until the next one is taken."""
         self._pending = 0
-        while True:
-            try:
-                frame = self._sink.pull()
-            except (av.BlockingIOError, EOFError):
-                return
+        if self.mixer is not None:
+            for frame in self._channels.pull():
+                self._output.push(self._mixed(frame))
+        for frame in self._output.pull():
             yield np.frombuffer(frame.planes[0], self._dtype, frame.samples)
 
     def flush(self) -> Iterator[np.ndarray]:
         """What is left once the last frame has been pushed."""
-        self._source.push(None)
+        self._channels.push(None)
+        if self.mixer is not None:
+            yield from self.pull()
+            self._output.push(None)
         yield from self.pull()
+
+    def _mixed(self, frame: av.AudioFrame) -> av.AudioFrame:
+        channels = [np.frombuffer(plane, np.float32, frame.samples) for plane in frame.planes]
+        mono = av.AudioFrame.from_ndarray(self.mixer.mix(channels)[None], "flt", "mono")
+        mono.sample_rate = self.rate
+        return mono
+
+
+class _FrameGraph:
+    """A chain of filters, and what its end has to give."""
+
+    def __init__(self, frame: av.AudioFrame, filters: list[tuple[str, dict[str, str]]]):
+        self._graph = graph = Graph()
+        graph.threads = 1
+        self._source = graph.add_abuffer(
+            sample_rate=frame.sample_rate,
+            format=frame.format.name,
+            layout=frame.layout.name,
+            time_base=f"1/{frame.sample_rate}",
+        )
+        nodes = [graph.add(name, **options) for name, options in filters]
+        self._sink = graph.add("abuffersink")
+        graph.link_nodes(self._source, *nodes, self._sink).configure()
+
+    def push(self, frame: av.AudioFrame | None) -> None:
+        self._source.push(frame)
+
+    def pull(self) -> Iterator[av.AudioFrame]:
+        while True:
+            try:
+                yield self._sink.pull()
+            except (av.BlockingIOError, EOFError):
+                return
+
+
+def _to_output(rate: int, sample_format: str) -> list[tuple[str, dict[str, str]]]:
+    filters = []
+    if rate != SAMPLE_RATE:
+        options = {"sample_rate": str(SAMPLE_RATE), "internal_sample_fmt": "fltp"}
+        filters.append(("aresample", options))
+    # "1 channels" of a wav without a layout becomes "mono" here
+    filters.append(("aformat", {"sample_fmts": sample_format, "channel_layouts": "mono"}))
+    filters.append(("asetnsamples", {"n": str(BLOCK_SECONDS * SAMPLE_RATE), "p": "0"}))
+    return filters
 
 
 def run_layout(frame: av.AudioFrame) -> tuple[int, str, str]:
