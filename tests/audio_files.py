@@ -73,7 +73,9 @@ def write(
             picture = container.add_stream(video, rate=25)
             picture.width = picture.height = 64
             picture.pix_fmt = "yuv420p"
-        stream = container.add_stream(codec, rate=rate, layout=layout)
+        # FFmpeg's own Vorbis encoder calls itself experimental
+        strict = {"strict": "experimental"} if codec == "vorbis" else {}
+        stream = container.add_stream(codec, rate=rate, layout=layout, options=strict)
         if bit_rate:
             stream.codec_context.bit_rate = bit_rate
         step = rate // 25

@@ -6,16 +6,15 @@ ogg, and cannot read m4a or video (`benchmarks/decoding.py`). One decoder means 
 for damage, timestamps and excerpts.
 """
 
-import warnings as python_warnings
-from numbers import Real
 from typing import Any
 
 import numpy as np
 
+from raydiar.audio.arguments import channel_index, hand_over
 from raydiar.audio.containers import AudioInfo
-from raydiar.audio.decoding import PcmBuffer, check_excerpt, decode_into, read_info
-from raydiar.audio.resampling import SAMPLE_RATE, resample
-from raydiar.errors import AudioWarning, ConfigError, EmptyAudio, InvalidSamples
+from raydiar.audio.decoding import PcmBuffer, decode_into, read_info
+from raydiar.audio.resampling import SAMPLE_RATE
+from raydiar.audio.waveform import prepare_waveform
 from raydiar.storage import PROBE_BLOCK_BYTES, Source, open_source
 
 __all__ = ["MAX_DURATION", "SAMPLE_RATE", "AudioInfo", "decode", "prepare_waveform", "probe"]
@@ -108,105 +107,3 @@ def probe(source: Source, *, storage_options: dict[str, Any] | None = None) -> A
     """
     with open_source(source, storage_options, PROBE_BLOCK_BYTES) as reader:
         return read_info(reader)
-
-
-def prepare_waveform(
-    waveform,
-    sample_rate: float,
-    channel: int | str | None = None,
-    *,
-    start: float = 0.0,
-    duration: float | None = None,
-    warnings: list[str] | None = None,
-) -> np.ndarray:
-    """Bring a waveform held in memory to what the networks take.
-
-    Parameters
-    ----------
-    waveform : (num_channels, num_samples) or (num_samples,) array or tensor
-        Floating point, nominally in [-1, 1], or int16.
-    sample_rate : float, Hz
-    channel : int or "mix", optional
-        As in `decode`.
-    start, duration : float, seconds
-        Excerpt; by default everything.
-    warnings : list of str, optional
-        As in `decode`.
-
-    Returns
-    -------
-    samples : (num_samples,) float32 or int16
-        int16 if the waveform was int16 and only a channel had to be picked; else float32, not
-        clipped.
-
-    Raises
-    ------
-    InvalidSamples
-        If it has another shape or type, or holds NaN or infinity.
-    EmptyAudio
-        If it has no samples, or the excerpt starts after its end.
-    ConfigError
-        If there is no such channel, sample rate or excerpt.
-    """
-    check_excerpt("waveform", start, duration)
-    try:
-        waveform = np.asarray(waveform)
-    except (TypeError, RuntimeError, ValueError) as error:  # on a GPU, needs gradients, ragged
-        raise InvalidSamples(f"The waveform cannot be read as an array: {error}") from error
-    if not 1 <= waveform.ndim <= 2:
-        raise InvalidSamples(
-            "A waveform has the shape (num_channels, num_samples) or (num_samples,), "
-            f"not {waveform.shape}."
-        )
-    if waveform.dtype != np.int16 and not np.issubdtype(waveform.dtype, np.floating):
-        raise InvalidSamples(f"A waveform is made of floats or int16, not of {waveform.dtype}.")
-    if waveform.size == 0:
-        raise EmptyAudio("The waveform has no samples.")
-    if not (isinstance(sample_rate, Real) and 0 < sample_rate < np.inf):
-        raise ConfigError(f"A sample rate of {sample_rate} Hz makes no sense.")
-    waveform = np.atleast_2d(waveform)
-    selected = channel_index(channel)
-    if selected is not None:
-        if selected >= len(waveform):
-            raise ConfigError(f"There is no channel {selected} in a waveform with {len(waveform)}.")
-        waveform = waveform[selected : selected + 1]
-    first = round(start * sample_rate)
-    stop = None if duration is None else round((start + duration) * sample_rate)
-    waveform = waveform[:, first:stop]
-    if waveform.size == 0:
-        raise EmptyAudio(
-            f"The excerpt starts at {start:g} s, where the waveform has ended (is it given as "
-            "(num_channels, num_samples)?)."
-        )
-    if not np.isfinite(waveform).all():
-        raise InvalidSamples("The waveform holds NaN or infinity among its samples.")
-    if waveform.dtype == np.int16:
-        if len(waveform) == 1 and sample_rate == SAMPLE_RATE:
-            return waveform[0]
-        waveform = waveform.astype(np.float32) / 32768
-    samples = waveform.mean(axis=0, dtype=np.float32) if len(waveform) > 1 else waveform[0]
-    samples = samples.astype(np.float32, copy=False)
-    return samples if sample_rate == SAMPLE_RATE else resample(samples, int(sample_rate))
-
-
-def hand_over(found: list[str], warnings: list[str] | None) -> None:
-    """Give warnings to the caller's list; to Python's `warnings` where it has none."""
-    if warnings is not None:
-        warnings += found
-        return
-    for text in found:
-        python_warnings.warn(text, AudioWarning, stacklevel=3)
-
-
-def channel_index(channel: int | str | None) -> int | None:
-    """The channel to keep, None for the mean of all.
-
-    Raises
-    ------
-    ConfigError
-    """
-    if channel is None or channel == "mix":
-        return None
-    if isinstance(channel, int | np.integer) and channel >= 0:
-        return int(channel)
-    raise ConfigError(f'A channel is a number counted from 0, or "mix", not {channel!r}.')

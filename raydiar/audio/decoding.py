@@ -12,13 +12,17 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from numbers import Real
+from fractions import Fraction
+from itertools import islice
 
 import av
 import numpy as np
 
+from raydiar.audio.arguments import check_excerpt
 from raydiar.audio.chains import links
 from raydiar.audio.containers import AudioInfo, Track, open_track
+from raydiar.audio.floats import FULL_SCALES, UnscaledFloats
+from raydiar.audio.mixing import TrackMixer
 from raydiar.audio.resampling import (
     SAMPLE_RATE,
     MonoResampler,
@@ -26,23 +30,17 @@ from raydiar.audio.resampling import (
     run_layout,
     silence_like,
 )
-from raydiar.audio.timeline import MAX_GAP_SECONDS, TimedFrames, UnscaledFloats
+from raydiar.audio.timeline import MAX_GAP_SECONDS, TimedFrames
 from raydiar.errors import (
     AudioDecodeError,
-    ConfigError,
     EmptyAudio,
     InvalidSamples,
     RecordingTooLong,
 )
 from raydiar.storage import Reader
 
-_STEP = 2**20
-# Of floats: as they should be; and integers of 16, 24 and 32 bits that were only converted.
-_FULL_SCALES = (1.0, 2.0**15, 2.0**23, 2.0**31)
-_SILENT_PEAK = 33  # -60 dB
 _EXACT_START = 0.001  # seconds by which sound may start late and be on time
 _MANY = 100  # frames whose timestamps are read together
-_STEADY = 0.05  # seconds; timestamps that leave the count of samples by more have a gap
 
 
 class PcmBuffer:
@@ -71,21 +69,21 @@ class PcmBuffer:
         np.frombuffer(self._memory, np.int16, end)[self.num_samples :] = block
         self.num_samples = end
 
-    def put(self, place: int, block: np.ndarray) -> None:
-        """Add a block to what is there at a place, and append what is not."""
-        known = min(len(block), self.num_samples - place)
-        if known > 0:
-            there = np.frombuffer(self._memory, np.int16, place + known)[place:]
-            there[:] = np.clip(there.astype(np.int32) + block[:known], -32768, 32767)
-        if known < len(block):
-            self.append(block[max(0, known) :])
+    def part(self, place: int, length: int) -> np.ndarray:
+        """A copy of what was appended at a place, with zeros where nothing was."""
+        part = np.zeros(length, np.int16)
+        first, last = max(0, place), min(place + length, self.num_samples)
+        if first < last:
+            part[first - place : last - place] = self.samples()[first:last]
+        return part
 
-    def multiply(self, first: int, end: int, gain: float) -> None:
-        """Make a stretch louder, saturating."""
-        for begin in range(first, min(end, self.num_samples), _STEP):
-            stop = min(begin + _STEP, end, self.num_samples)
-            there = np.frombuffer(self._memory, np.int16, stop)[begin:]
-            there[:] = np.clip(np.rint(there * np.float32(gain)), -32768, 32767)
+    def put(self, place: int, block: np.ndarray) -> None:
+        """Write a block over what is there at a place, and append what is not."""
+        known = max(0, min(len(block), self.num_samples - place))
+        if known:
+            self.samples()[place : place + known] = block[:known]
+        if known < len(block):
+            self.append(block[known:])
 
     def clear(self) -> None:
         self.num_samples = 0
@@ -122,8 +120,8 @@ def decode_into(
     ------
     As `raydiar.audio.decode`.
     """
-    for full_scale in _FULL_SCALES:
-        excerpt = _Excerpt(pcm, reader.label, start, duration, max_duration, 1 / full_scale)
+    for full_scale in FULL_SCALES:
+        excerpt = _Excerpt(pcm, reader.label, start, duration, max_duration, full_scale)
         try:
             _decode_links(excerpt, links(reader), channel)
         except UnscaledFloats:
@@ -204,46 +202,26 @@ def _decode_file(
                 )
             indexes, channel = indexes[channel : channel + 1], None
         if indexes == (track.stream.index,):
-            _decode_track(track, excerpt, channel, alone, 1.0)
+            _decode_track(track, excerpt, channel, alone)
             return track.stated_duration
-    ends, failures, num_silent = [], [], 0
+    ends, failures = [], []
+    excerpt.tracks = TrackMixer()
     for index in indexes:
         excerpt.cursor = begin
-        before = excerpt.peak
-        excerpt.peak = 0
+        excerpt.tracks.begin_track()
         with open_track(reader, index) as track:
             try:
-                _decode_track(track, excerpt, channel, alone, 1 / len(indexes))
+                _decode_track(track, excerpt, channel, alone)
             except AudioDecodeError as error:
                 failures.append(error)
-        num_silent += excerpt.peak <= _SILENT_PEAK / len(indexes)
-        excerpt.peak = max(before, excerpt.peak)
         ends.append(excerpt.cursor)
+    excerpt.tracks = None
     excerpt.cursor = max(ends)
     if len(failures) == len(indexes):
         raise failures[0]
     for error in failures:
         excerpt.warn(f"an audio track was left out: {error}")
-    if len(indexes) > num_silent >= len(indexes) / 2:
-        excerpt.amplify(begin, len(indexes) / (len(indexes) - num_silent))
     return None
-
-
-def check_excerpt(label: str, start: float, duration: float | None) -> None:
-    """
-    Raises
-    ------
-    ConfigError
-        If there can be no such part of a recording.
-    """
-    given = [start] if duration is None else [start, duration]
-    if not all(isinstance(number, Real) for number in given) or not (
-        0 <= start < np.inf and (duration is None or duration > 0)
-    ):
-        raise ConfigError(
-            f"{label}: an excerpt has start >= 0 and duration > 0 seconds, "
-            f"not start={start!r} and duration={duration!r}."
-        )
 
 
 class _Excerpt:
@@ -254,19 +232,19 @@ class _Excerpt:
     cursor : int, samples at 16 kHz
         Place on the timeline of the next block. Where something has been written before, by
         another track, a block is added to it.
-    peak : int
-        Largest sample written.
-    gain : float
-        What all samples are to be multiplied by.
+    tracks : TrackMixer or None
+        How several tracks are written to the same place.
+    full_scale : float
+        What samples are to be divided by (`raydiar.audio.floats`).
     warnings : list of str
     """
 
-    def __init__(self, pcm, label, start, duration, max_duration, gain):
+    def __init__(self, pcm, label, start, duration, max_duration, full_scale):
         check_excerpt(label, start, duration)
         self.label = label
         self.cursor = 0
-        self.peak = 0
-        self.gain = gain
+        self.tracks: TrackMixer | None = None
+        self.full_scale = full_scale
         self.warnings: list[str] = []
         self.start = start
         self._pcm = pcm
@@ -294,19 +272,16 @@ class _Excerpt:
             begin = max(0, self._first - self.cursor)
             end = len(block) if self._stop is None else max(begin, self._stop - self.cursor)
             place = self.cursor + begin - self._first
-            self.cursor += len(block)
             wanted = block[begin:end]
             if place + len(wanted) > self._limit:
                 raise self._too_long(f"more than {self._max_duration / 3600:g} h")
-            if len(wanted):
-                self.peak = max(self.peak, int(wanted.max()), -int(wanted.min()))
-                self._pcm.put(place, wanted)
-
-    def amplify(self, begin: int, gain: float, end: int | None = None) -> None:
-        """Multiply what was written since a place on the timeline."""
-        first = max(0, begin - self._first)
-        last = self._pcm.num_samples if end is None else max(first, end - self._first)
-        self._pcm.multiply(first, last, gain)
+            if self.tracks is not None:
+                there = self._pcm.part(self.cursor - self._first, len(block))
+                mixed = self.tracks.mix(there, block, self.cursor)
+                self._pcm.put(place, mixed[begin:end])
+            elif len(wanted):
+                self._pcm.append(wanted)
+            self.cursor += len(block)
 
     def skip_to(self, cursor: int) -> None:
         """Begin in the middle of the file, before the first sample that is wanted."""
@@ -349,14 +324,12 @@ class _Excerpt:
         )
 
 
-def _decode_track(
-    track: Track, excerpt: _Excerpt, channel: int | None, alone: bool, share: float
-) -> None:
-    """Write a track into the excerpt, `share` of its loudness; see the rules of `timeline`."""
+def _decode_track(track: Track, excerpt: _Excerpt, channel: int | None, alone: bool) -> None:
+    """Write a track into the excerpt; `timeline` has the rules."""
     begin = excerpt.cursor
     # without seeking where the place of this file on the timeline has to be counted
-    frames = TimedFrames(track, excerpt.start if alone else 0.0, excerpt.gain)
-    _Placing(frames, excerpt, channel, share).run()
+    frames = TimedFrames(track, excerpt.start if alone else 0.0, excerpt.full_scale)
+    _Placing(frames, excerpt, channel).run()
     frames.check_damage(excerpt.complete, (excerpt.cursor - begin) / SAMPLE_RATE)
     for warning in frames.warnings:
         excerpt.warn(warning)
@@ -371,23 +344,18 @@ class _Placing:
         Of the next sample on the file's timeline, at the rate of the run.
     """
 
-    def __init__(self, frames: TimedFrames, excerpt: _Excerpt, channel: int | None, share: float):
+    def __init__(self, frames: TimedFrames, excerpt: _Excerpt, channel: int | None):
         self._frames = frames
         self._excerpt = excerpt
         self._channel = channel
-        self._gain = share * excerpt.gain
         self._run: MonoResampler | None = None
-        self._run_begin = 0
         self.position = 0
 
     def run(self) -> None:
         for frame in self._begun():
             time = self._frames.time(frame)
             tolerance = self._frames.tolerance
-            if self._run is None:
-                tolerance = _EXACT_START
-                self._begin_run(frame, 0)
-            elif self._run.layout != run_layout(frame):
+            if self._run.layout != run_layout(frame):
                 rate = self._run.rate
                 self._end_run()
                 self.position = round(self.position * frame.sample_rate / rate)
@@ -412,41 +380,62 @@ class _Placing:
         """
         frames = iter(self._frames)
         if not self._frames.sought:
-            yield from frames
+            yield from self._from_start(frames)
             return
-        place: int | None = None
+        place: Fraction | None = None
         offsets: deque[float] = deque(maxlen=_MANY)
         counted = 0.0
         for frame in frames:
             time, seconds = self._frames.time(frame), frame.samples / frame.sample_rate
             if time is None:
                 continue
-            if offsets and abs(time - counted - offsets[-1]) > _STEADY:
+            if offsets and abs(time - counted - offsets[-1]) > self._frames.tolerance:
                 offsets.clear()  # a gap
             offsets.append(time - counted)
             rate = frame.sample_rate
-            if place is None:
-                place = self._first_place(time, rate)
+            place = self._first_place(time, rate) if place is None else place
             counted += seconds
             end = round((float(np.median(offsets)) + counted) * rate)
-            if end > place:
+            first = round(place * rate)
+            if end > first:
                 begin = end - frame.samples
-                skip = max(0, place - begin)
-                self._excerpt.skip_to(place * SAMPLE_RATE // rate)
-                self.position = place
+                skip = max(0, first - begin)
+                self._excerpt.skip_to(round(place * SAMPLE_RATE))
+                self.position = first
                 self._begin_run(frame, skip)
                 self._fill_gap(frame, begin)
                 self._push(frame, skip)
                 break
         yield from frames
 
-    def _first_place(self, time: float, rate: int) -> int:
-        """Sample of the file to begin with, given the time of the first that there is."""
+    def _from_start(self, frames: Iterator[av.AudioFrame]) -> Iterator[av.AudioFrame]:
+        """All frames, after silence if they do not begin at zero."""
+        first: list[av.AudioFrame] = []
+        offsets: list[float] = []
+        counted = 0.0
+        for frame in islice(frames, _MANY):
+            first.append(frame)
+            time = self._frames.time(frame)
+            if time is not None and (
+                not offsets or abs(time - counted - offsets[0]) <= self._frames.tolerance
+            ):
+                offsets.append(time - counted)
+            counted += frame.samples / frame.sample_rate
+        if first:
+            self._begin_run(first[0], 0)
+            late = float(np.median(offsets)) if offsets else 0.0
+            if _EXACT_START < late < MAX_GAP_SECONDS:
+                self._fill_gap(first[0], round(late * first[0].sample_rate))
+        yield from first
+        yield from frames
+
+    def _first_place(self, time: float, rate: int) -> Fraction:
+        """Seconds of the file to begin with, given the time of the first sample that there is."""
         whole = max(int(self._excerpt.start) - 1, math.ceil(time - _EXACT_START))
         if whole <= self._excerpt.start:
-            return whole * rate
+            return Fraction(whole)
         first = round(time * rate)  # the index did not lead to where it should
-        return first + -first % common_period(rate)
+        return Fraction(first + -first % common_period(rate), rate)
 
     def _begin_run(self, frame: av.AudioFrame, skip: int) -> None:
         num_channels = frame.layout.nb_channels
@@ -455,15 +444,14 @@ class _Placing:
                 f"{self._excerpt.label}: channel {self._channel} was asked for, counted from 0, "
                 f"but there are only {num_channels}."
             )
-        self._run = MonoResampler(frame, self._channel, skip=skip, gain=self._gain)
-        self._run_begin = self._excerpt.cursor
+        self._run = MonoResampler(
+            frame, self._channel, skip=skip, gain=1 / self._excerpt.full_scale
+        )
 
     def _end_run(self) -> None:
         self._excerpt.write(self._run.flush())
         mixer = self._run.mixer
         if mixer is not None:
-            if mixer.gain() != 1:
-                self._excerpt.amplify(self._run_begin, mixer.gain(), self._excerpt.cursor)
             for warning in mixer.warnings():
                 self._excerpt.warn(warning)
 

@@ -161,7 +161,7 @@ def _wav(reader: Reader, size: int, head: bytes) -> SampleChunk | None:
             rate, patches = _wav_format(_at(reader, place + 8, min(stated, 40)), place + 8, order)
         elif kind == b"data":
             if large and stated == 0xFFFFFFFF and stated_large is not None:
-                stated = stated_large
+                stated = stated_large if stated_large < 2**62 else 0
             begin = place + 8
             end, stated_end = _true_end(reader, begin, stated, size, order, large)
             wrong = end != min(begin + stated, size)

@@ -5,7 +5,8 @@ It fails where channels oppose each other (a cable with its poles exchanged, "su
 channels): there the mean cancels the voices. So the energy of the mean is compared with that of
 the channels, in pieces of 50 ms; a second in which the mean has lost a noticeable part is mixed
 with the opposing channels turned round and one channel weighing double, so that what is common to
-all of them survives as well. Decisions hold for whole seconds of the file's timeline and look at
+all of them survives as well. Where half of the channels or more are dead, the others are not made
+quieter by them. Decisions hold for whole seconds of the file's timeline and look at
 nothing else: an excerpt gets the same samples as the whole.
 """
 
@@ -21,6 +22,7 @@ _FADE_SECONDS = 0.01
 _DEAD = 1e-3
 _DEAD_RELATIVE = 1e-2
 _WORTH_A_WARNING = 1.0  # seconds
+SAMPLE_RATE = 16000
 
 
 class Mixer:
@@ -36,7 +38,7 @@ class Mixer:
         self.opposed_seconds = 0
         self._rate = rate
         self._mean = np.full(num_channels, 1 / num_channels, np.float32)
-        self._weights = self._mean  # of the second before
+        self._weights: np.ndarray | None = None  # of the second before
         self._loudest = np.zeros(num_channels)  # energy of each channel's loudest piece
 
     def mix(self, channels: np.ndarray) -> np.ndarray:
@@ -57,25 +59,17 @@ class Mixer:
         mono *= self._mean[0]
         first = 0
         for weights in self._decide(channels):
-            if weights is not self._mean or self._weights is not self._mean:
+            before = weights if self._weights is None else self._weights
+            if weights is not self._mean or before is not self._mean:
                 second = [channel[first : first + self._rate] for channel in channels]
-                mono[first : first + self._rate] = self._faded(second, weights)
+                mono[first : first + self._rate] = self._faded(second, weights, before)
             self._weights = weights
             first += self._rate
         return mono
 
     def dead_channels(self) -> list[int]:
         """Channels that held nothing, where another one held something."""
-        limit = min(_DEAD**2, _DEAD_RELATIVE**2 * self._loudest.max())
-        return [number for number, energy in enumerate(self._loudest) if energy < limit]
-
-    def gain(self) -> float:
-        """What the mix lacks because most channels were dead: a factor to make up for it.
-
-        Below a half of the channels it is a matter of taste, and stays as it is.
-        """
-        num_channels, num_dead = len(self._mean), len(self.dead_channels())
-        return num_channels / (num_channels - num_dead) if 2 * num_dead >= num_channels else 1.0
+        return [int(number) for number in np.flatnonzero(_is_dead(self._loudest))]
 
     def warnings(self) -> list[str]:
         """What the user should know, as the ends of sentences."""
@@ -121,19 +115,21 @@ class Mixer:
         cancelled = (_inner(mixed, mixed) < _CANCELLED * unrelated) & (loudest > _AUDIBLE**2)
         lost = np.where(cancelled, loudest, 0).sum(axis=1)
         opposed = lost > _NOTICEABLE * loudest.sum(axis=1)
-        decided = [self._mean] * num_seconds
+        decided = [_living(energy, self._mean) for energy in energies.max(axis=2).T]
         for number in np.flatnonzero(opposed):
             kept = cancelled[number]
             decided[number] = _turned(pieces[:, number, kept], energies[:, number, kept])
             self.opposed_seconds += 1
         return decided
 
-    def _faded(self, second: list[np.ndarray], weights: np.ndarray) -> np.ndarray:
+    def _faded(
+        self, second: list[np.ndarray], weights: np.ndarray, before: np.ndarray
+    ) -> np.ndarray:
         mono = _weighted(second, weights)
-        if not np.array_equal(weights, self._weights):
+        if not np.array_equal(weights, before):
             length = min(len(mono), round(_FADE_SECONDS * self._rate))
-            before = _weighted([channel[:length] for channel in second], self._weights)
-            mono[:length] += (before - mono[:length]) * np.linspace(1, 0, length, dtype=np.float32)
+            other = _weighted([channel[:length] for channel in second], before)
+            mono[:length] += (other - mono[:length]) * np.linspace(1, 0, length, dtype=np.float32)
         return mono
 
 
@@ -152,6 +148,72 @@ def _turned(pieces: np.ndarray, energies: np.ndarray) -> np.ndarray:
     weights = np.where(common < 0, -0.5, 0.5)
     weights[reference] = 1.0
     return (weights / np.abs(weights).sum()).astype(np.float32)
+
+
+def _is_dead(energies: np.ndarray) -> np.ndarray:
+    return energies < min(_DEAD**2, _DEAD_RELATIVE**2 * energies.max())
+
+
+def _living(energies: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Weights without dead channels, where these are the half of all or more.
+
+    Fewer cost little loudness, and what they are is a matter of the layout.
+    """
+    dead = _is_dead(energies)
+    if 2 * dead.sum() < len(dead):
+        return mean
+    return (~dead / (~dead).sum()).astype(np.float32)
+
+
+class TrackMixer:
+    """Mixes tracks that are decoded one after another into the same place: to their mean.
+
+    Per second of the timeline those count that have something to say in it.
+    """
+
+    def __init__(self):
+        self._heard: dict[int, int] = {}  # tracks so far, by second
+        self._weights: tuple[float, float] | None = None
+
+    def begin_track(self) -> None:
+        self._weights = None
+
+    def mix(self, there: np.ndarray, block: np.ndarray, place: int) -> np.ndarray:
+        """Mix a block of a track with what earlier ones have left at its place.
+
+        Parameters
+        ----------
+        there, block : (num_samples,) int16
+        place : int, samples at 16 kHz
+            Of the block on the timeline.
+
+        Returns
+        -------
+        mixed : (num_samples,) int16
+        """
+        mixed = np.empty(len(block), np.float32)
+        first = 0
+        while first < len(block):
+            second, within = divmod(place + first, SAMPLE_RATE)
+            stop = first + SAMPLE_RATE - within
+            mixed[first:stop] = self._second(there[first:stop], block[first:stop], second)
+            first = stop
+        return np.clip(np.rint(mixed), -32768, 32767).astype(np.int16)
+
+    def _second(self, there: np.ndarray, block: np.ndarray, second: int) -> np.ndarray:
+        count = self._heard.get(second, 0)
+        if max(int(block.max()), -int(block.min())) > _DEAD * 32768:
+            weights = count / (count + 1), 1 / (count + 1)
+            self._heard[second] = count + 1
+        else:
+            weights = (1.0, 0.0) if count else (0.0, 1.0)
+        before, self._weights = self._weights or weights, weights
+        mixed = there * np.float32(weights[0]) + block * np.float32(weights[1])
+        if before != weights:
+            length = min(len(block), round(_FADE_SECONDS * SAMPLE_RATE))
+            other = there[:length] * before[0] + block[:length] * before[1]
+            mixed[:length] += (other - mixed[:length]) * np.linspace(1, 0, length)
+        return mixed
 
 
 def _inner(a: np.ndarray, b: np.ndarray) -> np.ndarray:

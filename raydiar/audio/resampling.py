@@ -16,9 +16,8 @@ import av
 import numpy as np
 from av.filter import Graph
 
-from raydiar.audio.mixing import Mixer
+from raydiar.audio.mixing import SAMPLE_RATE, Mixer
 
-SAMPLE_RATE = 16000
 BLOCK_SECONDS = 4
 
 _DTYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
@@ -68,7 +67,8 @@ class MonoResampler:
         else:
             self.mixer = None
             if num_channels > 1:
-                first += [("aformat", {"sample_fmts": "fltp"}), ("pan", {"args": f"mono|c0=c{channel}"})]
+                picked = {"args": f"mono|c0=c{channel}"}
+                first += [("aformat", {"sample_fmts": "fltp"}), ("pan", picked)]
             self._output = _FrameGraph(frame, [*first, *last])
             self._channels = self._output
         self._dtype = np.dtype(_DTYPES[sample_format])

@@ -13,6 +13,7 @@ import av
 import numpy as np
 
 from raydiar.audio.containers import Track
+from raydiar.audio.floats import LARGEST, UnscaledFloats, count_unscaled, is_unscaled
 from raydiar.audio.resampling import frame_samples
 from raydiar.errors import AudioDecodeError, InvalidSamples
 
@@ -24,19 +25,14 @@ MAX_GAP_SECONDS = 3600.0
 # A gap must be longer than this to be one: where timestamps are shaky, and where they are counted.
 _SHAKY_GAP_SECONDS = 0.1
 _EXACT_GAP_SECONDS = 0.001
-_EXACT = {"aac", "ac3", "aiff", "amr", "au", "caf", "eac3", "flac", "mp3", "ogg", "w64", "wav"}
+_EXACT = {"aac", "ac3", "aiff", "amr", "au", "caf", "eac3", "flac", "mp3", "w64", "wav"}
 # A smaller step back is an overlap of packets, and no reason to look at a clock anew.
 _BACK_SECONDS = 0.5
 # Without an index and with a clock that may start again: an excerpt is found by reading up to it.
 _READ_THROUGH = {"mpegts", "mpeg"}
+# Their timestamps lose a fraction with every frame: only counting from the start is exact.
+_COUNTED = {"ac3", "eac3", "dts"}
 _MOST_DEMUX_ERRORS = 100
-_UNSCALED = 8.0  # of full scale: more is no loudness but integers written as floats
-_UNSCALED_SHARE = 0.01  # of the samples of a second
-_LARGEST = 2.0**31
-
-
-class UnscaledFloats(Exception):
-    """Samples of a file of floats are integers: they need to be divided by more."""
 
 
 class TimedFrames:
@@ -47,8 +43,8 @@ class TimedFrames:
     track : Track
     start : float, seconds
         What comes more than `PREROLL_SECONDS` before it may be left out.
-    scale : float
-        What samples of files of floats are multiplied by later.
+    full_scale : float
+        What samples of a file of floats will be divided by.
 
     Attributes
     ----------
@@ -59,7 +55,7 @@ class TimedFrames:
     warnings : list of str
     """
 
-    def __init__(self, track: Track, start: float, scale: float = 1.0):
+    def __init__(self, track: Track, start: float, full_scale: float = 1.0):
         self.warnings: list[str] = []
         self._track = track
         self._decoder = track.decoder
@@ -75,12 +71,15 @@ class TimedFrames:
         exact = track.info.container in _EXACT
         self._tolerance = _EXACT_GAP_SECONDS if exact else _SHAKY_GAP_SECONDS
         # In a wav that is not PCM (ADPCM, mp3) times are estimates but for the first packet's.
-        self._timed = track.info.container != "wav" or codec.startswith("pcm_")
+        timed = track.info.container != "wav" or codec.startswith("pcm_")
         # Only codecs that store floats can hold NaN, and looking for it costs a little.
         self._floats = codec.startswith("pcm_f") or codec == "wavpack"
-        self._scale = scale
+        # FFmpeg gives the first frame after a change of rate the rate of before.
+        self._relabels = codec.startswith("mp3")
+        self._full_scale = full_scale
         self._heard = self._unscaled = 0
-        self.sought = self._timed and start > PREROLL_SECONDS
+        timed = timed and track.info.container not in _COUNTED
+        self.sought = timed and start > PREROLL_SECONDS
         self._read_until = -np.inf
         self._keeps_clock = not self.sought
         if self.sought and (track.info.container in _READ_THROUGH or not track.can_seek):
@@ -116,7 +115,9 @@ class TimedFrames:
                 continue
             self._good += 1
             for frame in frames:
-                if self._floats:
+                if self._relabels:
+                    frame.sample_rate = self._decoder.sample_rate
+                if self._floats and frame.format.name.startswith(("flt", "dbl")):
                     self._check_floats(frame)
                 yield frame
                 self._after_damage = False
@@ -165,18 +166,18 @@ class TimedFrames:
                 "Mend what wrote it, or convert it to integer samples."
             )
         loudness = np.abs(samples)
-        if loudness.max(initial=0) > _LARGEST:
+        if loudness.max(initial=0) > LARGEST:
             raise InvalidSamples(
                 f"{self._track.label}: the file holds samples up to {loudness.max():.3g}, where "
                 "full scale is 1. Mend what wrote it."
             )
         self._heard += samples.size
-        self._unscaled += np.count_nonzero(loudness * self._scale > _UNSCALED)
+        self._unscaled += count_unscaled(loudness, self._full_scale)
         if self._heard >= frame.sample_rate * frame.layout.nb_channels:
             self._check_scale()
 
     def _check_scale(self) -> None:
-        if self._unscaled > _UNSCALED_SHARE * self._heard:
+        if is_unscaled(self._unscaled, self._heard):
             raise UnscaledFloats
         self._heard = self._unscaled = 0
 
