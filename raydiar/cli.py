@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+import traceback
 from contextlib import nullcontext
 from enum import StrEnum
 from typing import Annotated
@@ -16,6 +17,7 @@ from raydiar.devices import parse_device
 from raydiar.errors import RaydiarError
 from raydiar.evaluation.commands import benchmark, evaluate, optimize
 from raydiar.formats import CSV_COLUMNS
+from raydiar.naming import without_secrets
 from raydiar.pipelines.commands import app as models
 from raydiar.serving.commands import app as serve
 from raydiar.voiceprints.commands import app as voiceprint
@@ -158,9 +160,18 @@ def _write_csv(outputs) -> None:
 
 
 def main() -> None:
-    """Run the command line; errors that a user can put right are one line, not a traceback."""
+    """Run the command line; errors that a user can mend are one line, not a traceback."""
+    sys.excepthook = _tell
+    for stream in (sys.stdout, sys.stderr):  # names of files may be what no terminal can show
+        stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except RaydiarError as error:
         print(f"raydiar: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _tell(kind, error, trace) -> None:
+    """A traceback, of a bug, without what opens the URLs in it."""
+    text = "".join(traceback.format_exception(kind, error, trace))
+    print(without_secrets(text), end="", file=sys.stderr)

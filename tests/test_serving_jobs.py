@@ -87,6 +87,39 @@ def test_a_job_from_creation_to_its_result(store, clock):
     assert store.claim("worker", 30.0) is None
 
 
+@pytest.mark.parametrize("end", ["succeed", "fail", "cancel", "give up"])
+def test_what_opens_a_url_is_forgotten_when_its_job_is_over(store, database, clock, end):
+    url = "https://host/a.wav?X-Amz-Signature=5ec4e7"
+    hook = "https://host/hook?token=5ec4e7"
+    job_id = store.create("client", "diarize", {}, url, webhook=hook).job_id
+    for _ in range(5):
+        job = store.claim("worker", 10) or job
+        assert job.media == url
+        if end == "succeed":
+            store.succeed(job, {})
+        elif end == "fail":
+            store.fail(job, f"{url}: no")
+        elif end == "cancel":
+            store.cancel(job_id, "client")
+            with pytest.raises(JobCanceled):
+                store.renew(job, 10)
+        else:
+            clock.now += 100
+            store.claim("another", 10)
+            continue
+        break
+    store.claim("worker", 10)
+    job = store.get(job_id, "client")
+    assert job.finished_at is not None
+    assert job.media == "https://host/a.wav"
+    [due] = store.due_webhooks("sender", 10)
+    assert due.webhook == hook
+    store.webhook_sent(due)
+    with database.read() as connection:
+        for table in ("raydiar_jobs", "raydiar_documents"):
+            assert "5ec4e7" not in str(connection.execute(sa.text(f"SELECT * FROM {table}")).all())
+
+
 def test_an_output_of_tens_of_megabytes(store):
     add(store)
     output = {"scores": "7" * 40_000_000}

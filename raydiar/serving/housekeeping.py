@@ -6,7 +6,6 @@ twice harms nobody.
 
 import asyncio
 import json
-import logging
 import random
 import time
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from raydiar.errors import RaydiarError
 from raydiar.serving.addresses import FetchPolicy
 from raydiar.serving.job_records import Job
+from raydiar.serving.logs import get_logger
 from raydiar.serving.settings import ServeSettings
 from raydiar.serving.stores import Stores
 from raydiar.serving.webhooks import deliver, next_attempt
@@ -24,7 +24,7 @@ _AT_A_TIME = 10
 _EXPIRY_SECONDS = 60.0
 _SWEEP_SECONDS = 3600.0
 
-logger = logging.getLogger("ray.serve")
+logger = get_logger("ray.serve")
 
 
 class Housekeeping:

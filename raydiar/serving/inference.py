@@ -6,7 +6,6 @@ second thread of a process computes, GNU OpenMP makes the networks five times sl
 """
 
 import asyncio
-import logging
 import math
 import os
 from collections.abc import Iterator
@@ -22,13 +21,14 @@ from raydiar.failures import is_device_error
 from raydiar.local_speakers import LocalSpeakers
 from raydiar.pipelines.config import LocalPipeline, PipelineConfig
 from raydiar.serving.batching import Batching
+from raydiar.serving.logs import get_logger
 from raydiar.serving.placement import InferencePlacement
 from raydiar.serving.settings import ServeSettings
 from raydiar.windows import WindowGrid
 
 _GOODBYE_SECONDS = 0.5  # in which the replies of a failed device still leave
 
-logger = logging.getLogger("ray.serve")
+logger = get_logger("ray.serve")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from raydiar.errors import JobCanceled, LeaseLost
+from raydiar.naming import public_uri, without_secrets
 from raydiar.serving import claiming
 from raydiar.serving.database import Database
 from raydiar.serving.job_records import (
@@ -196,6 +197,7 @@ class JobStore:
             status = connection.scalar(sa.select(jobs.c.status).where(mine).with_for_update())
             if status in ("created", "pending"):
                 connection.execute(self._end("canceled").where(mine))
+                _forget_secrets(connection, mine)
             elif status == "running":
                 asked = {"cancel_requested": True, "updated_at": self._clock()}
                 connection.execute(jobs.update().where(mine).values(asked))
@@ -227,6 +229,7 @@ class JobStore:
         with self._database.write() as connection:
             for row in claiming.take_expired(connection, now):
                 connection.execute(self._after_lease(row).where(jobs.c.seq == row.seq))
+                _forget_secrets(connection, jobs.c.seq == row.seq)
             seq = claiming.take_next(connection, owner, kinds or KINDS, now, now + lease_seconds)
             return None if seq is None else read_jobs(connection, jobs.c.seq == seq)[0]
 
@@ -337,6 +340,7 @@ class JobStore:
     def webhook_sent(self, job: Job) -> None:
         """Note that a webhook was delivered, by whomever: it is not sent again."""
         values = {"webhook_done": True, "webhook_next_at": None, "webhook_error": None}
+        values |= {"webhook": public_uri(job.webhook or "") or None}
         with self._database.write() as connection:
             connection.execute(jobs.update().where(jobs.c.job_id == job.job_id).values(values))
 
@@ -350,6 +354,8 @@ class JobStore:
             "webhook_next_at": next_at,
             "webhook_error": storable(reason),
         }
+        if next_at is None:
+            values["webhook"] = public_uri(job.webhook or "") or None
         held = sa.and_(
             jobs.c.job_id == job.job_id,
             jobs.c.webhook_lease_owner == job.webhook_lease_owner,
@@ -362,7 +368,7 @@ class JobStore:
         now = self._clock()
         return jobs.update().values(
             status=status,
-            error=storable(error),
+            error=storable(without_secrets(error or "") or None),
             updated_at=now,
             finished_at=now,
             expires_at=now + self._result_seconds,
@@ -380,7 +386,7 @@ class JobStore:
         now = self._clock()
         values = {
             "status": "pending" if delay > 0 else "created",
-            "error": storable(reason),
+            "error": storable(without_secrets(reason)),
             "excused": excused,
             "progress": 0.0,
             "updated_at": now,
@@ -412,10 +418,20 @@ class JobStore:
                 where = documents.c.job_id == job.job_id
                 connection.execute(documents.update().where(where).values(output=output))
             if changed:
+                _forget_secrets(connection, lease)
                 return
             connection.execute(self._end("canceled").where(running, jobs.c.cancel_requested))
+            _forget_secrets(connection, lease)
             now_is = connection.scalar(sa.select(jobs.c.status).where(lease))
         if now_is == "canceled":
             raise JobCanceled(f"job {job.job_id} was canceled")
         if now_is != status:
             raise LeaseLost(f"{job.lease_owner} lost the lease of its attempt at {job.job_id}")
+
+
+def _forget_secrets(connection: sa.Connection, where: sa.ColumnElement[bool]) -> None:
+    """Of jobs that are over, keep URLs without what opens them: nobody asks there again."""
+    over = sa.and_(where, jobs.c.finished_at.is_not(None), jobs.c.media.like("%?%"))
+    for row in connection.execute(sa.select(jobs.c.seq, jobs.c.media).where(over)).all():
+        told = jobs.update().where(jobs.c.seq == row.seq).values(media=public_uri(row.media))
+        connection.execute(told)

@@ -1,6 +1,5 @@
 """How errors are answered: always `{message, requestId, errors?}`, and never with internals."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,8 +11,9 @@ from starlette.exceptions import HTTPException
 
 from raydiar import errors
 from raydiar.serving.answers import Problem
+from raydiar.serving.logs import get_logger
 
-logger = logging.getLogger("raydiar.serving")
+logger = get_logger("raydiar.serving")
 
 RETRY_SECONDS = 5  # for clients, when what fails may work in a moment
 _MAX_FIELD = 200  # characters of a field's name, which may be a client's

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,7 @@ class Processor:
         Exception
             See `raydiar.serving.failures`.
         """
-        samples = await self._samples(job)
+        samples, warnings = await self._samples(job)
         progress.audio_seconds = len(samples) / self._grid.sample_rate
         progress.fraction = _DECODED
         local = await self._infer(samples, progress)
@@ -127,9 +127,11 @@ class Processor:
         }
         bounds = {name: job.request.get(key) for name, key in names.items()}
         diarization = await self._resolve(local, url_label(job.media), bounds)
+        diarization = replace(diarization, warnings=(*warnings, *diarization.warnings))
         return await asyncio.to_thread(self._output, job, diarization, local)
 
-    async def _samples(self, job: Job) -> np.ndarray:
+    async def _samples(self, job: Job) -> tuple[np.ndarray, list[str]]:
+        """PCM of a recording, and what its client should know of it."""
         max_bytes, max_seconds = self._settings.max_bytes, self._settings.max_hours * 3600.0
         if job.kind == "voiceprint":
             max_bytes = min(max_bytes, VOICEPRINT_BYTES)
@@ -139,7 +141,9 @@ class Processor:
             if os.path.getsize(path) > max_bytes:
                 raise MediaTooLarge(f"{label}: larger than {max_bytes} bytes. Send an excerpt.")
             try:
-                return await self._decoders.decode(str(path), max_seconds)
+                warnings: list[str] = []
+                samples = await self._decoders.decode(str(path), max_seconds, warnings)
+                return samples, [text.replace(str(path), label) for text in warnings]
             except RecordingTooLong as error:
                 limit = f"{max_seconds:g} s" if max_seconds < 3600 else f"{max_seconds / 3600:g} h"
                 raise RecordingTooLong(
@@ -211,10 +215,10 @@ class _Decoders:
         self._free: list[IsolatedDecoder] = []
         self._threads = ThreadPoolExecutor(size, thread_name_prefix="decode")
 
-    async def decode(self, path: str, max_seconds: float) -> np.ndarray:
+    async def decode(self, path: str, max_seconds: float, warnings: list[str]) -> np.ndarray:
         """PCM of a file; a cancellation kills the process that decodes it."""
         decoder = self._free.pop() if self._free else IsolatedDecoder(self._time_limit)
-        call = partial(decoder.decode, path, max_duration=max_seconds)
+        call = partial(decoder.decode, path, max_duration=max_seconds, warnings=warnings)
         running = asyncio.get_running_loop().run_in_executor(self._threads, call)
         try:
             return await asyncio.shield(running)

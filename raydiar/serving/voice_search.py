@@ -1,7 +1,6 @@
 """Where else a voice speaks, for requests: an open voiceprint index in a replica."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -10,13 +9,14 @@ import numpy as np
 from ray import serve
 
 from raydiar.errors import VoiceprintIndexError
+from raydiar.serving.logs import get_logger
 from raydiar.storage.folder import Folder
 from raydiar.voiceprints.generation import read_current
 from raydiar.voiceprints.index import VoiceprintIndex
 from raydiar.voiceprints.search import Hit, search, turns_of
 from raydiar.voiceprints.verification import default_calibration
 
-logger = logging.getLogger("ray.serve")
+logger = get_logger("ray.serve")
 
 _LOOK_SECONDS = 5.0  # between looks at which generation is current
 

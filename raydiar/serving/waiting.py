@@ -1,16 +1,16 @@
 """Requests that wait for jobs: one look at the database for all of them that this process has."""
 
 import asyncio
-import logging
 
 from starlette.concurrency import run_in_threadpool
 
 from raydiar.errors import DatabaseUnavailable
 from raydiar.serving.jobs import JobStore
+from raydiar.serving.logs import get_logger
 
 _LOOK_SECONDS = 0.1
 
-logger = logging.getLogger("ray.serve")
+logger = get_logger("ray.serve")
 
 
 class Ends:

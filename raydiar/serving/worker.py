@@ -5,7 +5,6 @@ result that the database does not take is kept and written when it answers again
 """
 
 import asyncio
-import logging
 import os
 import random
 import socket
@@ -33,6 +32,7 @@ from raydiar.serving.failures import (
 from raydiar.serving.housekeeping import Housekeeping
 from raydiar.serving.inference import PcmSlice
 from raydiar.serving.job_records import Job
+from raydiar.serving.logs import get_logger
 from raydiar.serving.processing import Processor, Progress, Voiceprints
 from raydiar.serving.settings import ServeSettings
 from raydiar.serving.stores import Stores, open_stores
@@ -49,7 +49,7 @@ _MOST_MACHINE_FAILURES = 3  # one after another, before a worker is replaced
 _LAST_WORDS_SECONDS = 10.0  # for results, when a worker is told to stop
 _MOST_ASKS = 3  # of replicas that die of a request
 
-logger = logging.getLogger("ray.serve")
+logger = get_logger("ray.serve")
 
 
 class Worker:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from raydiar.errors import ConfigError, VoiceprintNotFound
+from raydiar.naming import public_uri, without_secrets
 
 app = typer.Typer(help="Find every voice of a corpus again.", no_args_is_help=True)
 
@@ -92,7 +93,7 @@ def enroll(
     from raydiar.voiceprints import enrolment
 
     for clip, seconds in enrolment.enroll(index, name, clips, _pipeline(pipeline, token)):
-        print(f"{name}: {seconds:.1f} s of speech in {clip}")
+        print(f"{name}: {seconds:.1f} s of speech in {public_uri(clip)}")
 
 
 @app.command()
@@ -133,7 +134,8 @@ def search(
     }
     if clip is not None:
         found = searching.search_audio(opened, _pipeline(pipeline, token), clip, k, **options)
-        queries = [(f"{s.speaker} of {clip}, {s.speech_seconds:.1f} s", h) for s, h in found]
+        told = public_uri(clip)
+        queries = [(f"{s.speaker} of {told}, {s.speech_seconds:.1f} s", h) for s, h in found]
     elif name is not None:
         queries = [(name, searching.search_name(opened, name, k, **options))]
     else:
@@ -307,7 +309,7 @@ def vacuum(
 
 
 def _log(line: str) -> None:
-    print(line, file=sys.stderr)
+    print(without_secrets(line), file=sys.stderr)
 
 
 def _pipeline(checkpoint: str | None, token: str | None):

@@ -15,8 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.optimize import linear_sum_assignment
 
+from raydiar.audio import hand_over
 from raydiar.diarization import Diarization, Speaker
 from raydiar.errors import ConfigError, EnrolmentError, VoiceprintNotFound
+from raydiar.naming import public_uri
 from raydiar.voiceprints import builder
 from raydiar.voiceprints.index import VoiceprintIndex
 from raydiar.voiceprints.search import check_pipeline, heard, main_speaker, voiceprint_of
@@ -88,7 +90,7 @@ def enroll(
     check_pipeline(index, pipeline)
     speakers, clip_uris = [], []
     for clip in clips:
-        clip_uris.append(str(clip))
+        clip_uris.append(public_uri(str(clip)))
         speakers.append(_only_speaker(clip, pipeline))
     recording_ids = [f"enrolment of {name}: {clip}" for clip in clip_uris]
     if len(set(recording_ids)) < len(recording_ids) or len(
@@ -112,12 +114,13 @@ def enroll(
 def _only_speaker(clip, pipeline: SpeakerDiarization) -> Speaker:
     from raydiar.pipelines.files import AudioFile
 
-    file = AudioFile.of(clip)
-    samples = file.samples()
-    check_not_clipped(samples, str(clip))
+    file, label, told = AudioFile.of(clip), public_uri(str(clip)), []
+    samples = file.samples(told)
+    hand_over(told, None)
+    check_not_clipped(samples, label)
     waveform = samples[None].astype(np.float32) / (32768 if samples.dtype == np.int16 else 1)
     return check_clip(
-        pipeline({"uri": str(clip), "waveform": waveform, "sample_rate": 16000}),
+        pipeline({"uri": label, "waveform": waveform, "sample_rate": 16000}),
     )
 
 
