@@ -187,3 +187,19 @@ class WorkerUnhealthy(RaydiarError):
 
 class InvalidCursor(RaydiarError, ValueError):
     """A cursor that no page of a list came with."""
+
+
+class RemoteDenied(RaydiarError, PermissionError):
+    """A diarization service does not take the API key, or wants to be paid."""
+
+
+class RemoteRefused(RaydiarError, ValueError):
+    """A diarization service does not take a request as it is; the message says what it told."""
+
+
+class RemoteUnavailable(RaydiarError):
+    """A diarization service does not answer, even asked several times."""
+
+
+class RemoteJobFailed(RaydiarError):
+    """A diarization service gave no result for a recording."""
