@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import sys
 import traceback
 from contextlib import nullcontext
@@ -14,9 +12,9 @@ import typer
 
 from raydiar.corpus.commands import app as corpus
 from raydiar.devices import parse_device
-from raydiar.errors import RaydiarError
+from raydiar.errors import ConfigError, RaydiarError
 from raydiar.evaluation.commands import benchmark, evaluate, optimize
-from raydiar.formats import CSV_COLUMNS
+from raydiar.formats import FORMATS, Format
 from raydiar.naming import without_secrets
 from raydiar.pipelines.commands import app as models
 from raydiar.serving.commands import app as serve
@@ -36,10 +34,18 @@ for command in (evaluate, benchmark, optimize):
     app.command()(command)
 
 
-class Format(StrEnum):
-    rttm = "rttm"
-    json = "json"
-    csv = "csv"
+FormatName = StrEnum("FormatName", list(FORMATS))
+_FORMAT_HELP = "; ".join(f"{format.name}: {format.about}" for format in FORMATS.values())
+
+Pipeline = Annotated[
+    str | None,
+    typer.Option(help="Hub repository, directory, bundle or config; default embedded."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
+Token = Annotated[str | None, typer.Option(help="Hugging Face token for gated weights.")]
+NumSpeakers = Annotated[int | None, typer.Option(help="Exact number, if known.")]
+MinSpeakers = Annotated[int | None, typer.Option(help="At least so many.")]
+MaxSpeakers = Annotated[int | None, typer.Option(help="At most so many.")]
 
 
 @app.command()
@@ -54,25 +60,43 @@ def diarize(
     duration: Annotated[
         float | None, typer.Option(help="Take so many seconds only; times stay the FILE's.")
     ] = None,
-    num_speakers: Annotated[int | None, typer.Option(help="Exact number, if known.")] = None,
-    min_speakers: Annotated[int | None, typer.Option(help="At least so many.")] = None,
-    max_speakers: Annotated[int | None, typer.Option(help="At most so many.")] = None,
-    format: Annotated[Format, typer.Option(help="How to write the turns.")] = Format.rttm,
-    pipeline: Annotated[
-        str | None, typer.Option(help="Hub repository, directory or config; default embedded.")
+    num_speakers: NumSpeakers = None,
+    min_speakers: MinSpeakers = None,
+    max_speakers: MaxSpeakers = None,
+    format: Annotated[
+        list[FormatName] | None,
+        typer.Option(
+            help=f"How to write the turns ({_FORMAT_HELP}). By default rttm; with --into rttm and "
+            "json. May be repeated with --into."
+        ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
-    token: Annotated[str | None, typer.Option(help="Hugging Face token for gated weights.")] = None,
+    into: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Write a file per FILE and format there, folders kept."),
+    ] = None,
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="As clustering.threshold=0.6; may be repeated."
+        ),
+    ] = None,
+    pipeline: Pipeline = None,
+    device: Device = "auto",
+    token: Token = None,
 ) -> None:
-    """Print who spoke when in each FILE."""
+    """Print who spoke when in each FILE, or write it into a folder."""
     from raydiar.clustering.parameters import speaker_bounds
+    from raydiar.pipelines.config_file import parse_settings
     from raydiar.pipelines.files import check_excerpt
     from raydiar.pipelines.inputs import find_inputs
+    from raydiar.pipelines.results import ResultFolder
 
     # what can be wrong is told before torch is loaded, let alone weights
     device = parse_device(device)
     check_excerpt(start, duration, "--start and --duration")
     speaker_bounds(num_speakers, min_speakers, max_speakers)
+    settings = parse_settings(parameters or [])
+    formats = _formats(format or [], into)
     failed = []
 
     def report(file, error) -> None:
@@ -81,12 +105,12 @@ def diarize(
 
     inputs = find_inputs(files, on_error=report)
     if inputs:
-        from raydiar.inference.devices import torch_device
-        from raydiar.pipelines import Pipeline, ProgressHook
+        if into is None and len(inputs) > 1:
+            formats[0].check_several()
+        folder = ResultFolder(into, formats, inputs) if into is not None else None
+        diarizer = _load(pipeline, device, token, settings)
+        from raydiar.pipelines import ProgressHook
 
-        place = torch_device(device)
-        diarizer = Pipeline.from_pretrained(pipeline, token=token).to(place)
-        write = {Format.rttm: _write_rttm, Format.json: _write_json, Format.csv: _write_csv}[format]
         with ProgressHook(transient=True) if sys.stderr.isatty() else nullcontext() as hook:
             results = diarizer(
                 [one.as_file(start, duration) for one in inputs],
@@ -96,11 +120,76 @@ def diarize(
                 hook=hook,
                 on_error=report,
             )
-            write(_with_warnings(output for _, output in results))
+            outputs = _with_warnings(output for _, output in results)
+            if folder is not None:
+                folder.write(outputs)
+            else:
+                formats[0].write(outputs, sys.stdout)
     if failed:
         total = len(failed) + len(inputs) - sum(isinstance(file, dict) for file in failed)
         print(f"raydiar: {len(failed)} of {total} files failed", file=sys.stderr)
         raise typer.Exit(1)
+
+
+@app.command()
+def plot(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A recording to diarize, or an RTTM file.")
+    ],
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="Picture to write: .svg, or .png (matplotlib).")
+    ],
+    num_speakers: NumSpeakers = None,
+    min_speakers: MinSpeakers = None,
+    max_speakers: MaxSpeakers = None,
+    pipeline: Pipeline = None,
+    device: Device = "auto",
+    token: Token = None,
+) -> None:
+    """Draw who spoke when: a line per speaker over the time."""
+    from raydiar.clustering.parameters import speaker_bounds
+    from raydiar.diarization import read_rttm
+    from raydiar.pipelines.inputs import find_inputs
+    from raydiar.plotting import check_picture, write_picture
+
+    device = parse_device(device)
+    check_picture(output)
+    bounds = {
+        "num_speakers": num_speakers,
+        "min_speakers": min_speakers,
+        "max_speakers": max_speakers,
+    }
+    speaker_bounds(**bounds)
+    if file.lower().endswith(".rttm"):
+        try:
+            diarizations = list(read_rttm(file).values())
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{file} cannot be read as RTTM ({error})") from error
+    else:
+        files = [one.as_file() for one in find_inputs([file])]
+        diarizer = _load(pipeline, device, token, {})
+        diarizations = list(_with_warnings(found for _, found in diarizer(files, **bounds)))
+    write_picture(diarizations, output)
+
+
+def _formats(names: list[FormatName], into: str | None) -> list[Format]:
+    """What to write: several formats go into a folder only."""
+    if not names:
+        names = ["rttm"] if into is None else ["rttm", "json"]
+    names = list(dict.fromkeys(names))
+    if into is None and len(names) > 1:
+        raise ConfigError("several formats at once need a folder to go into: --into DIR")
+    return [FORMATS[name] for name in names]
+
+
+def _load(pipeline: str | None, device, token: str | None, settings: dict):
+    """The pipeline, on its device, with its settings."""
+    from raydiar.inference.devices import torch_device
+    from raydiar.pipelines import Pipeline as Pretrained
+
+    place = torch_device(device)
+    diarizer = Pretrained.from_pretrained(pipeline, token=token).to(place)
+    return diarizer.instantiate(settings) if settings else diarizer
 
 
 @app.command()
@@ -138,25 +227,6 @@ def _with_warnings(outputs):
         for warning in output.warnings:
             print(f"raydiar: {output.uri}: {warning}", file=sys.stderr)
         yield output
-
-
-def _write_rttm(outputs) -> None:
-    for output in outputs:
-        output.write_rttm(sys.stdout)
-        sys.stdout.flush()
-
-
-def _write_json(outputs) -> None:
-    documents = [{"uri": output.uri, **output.serialize()} for output in outputs]
-    json.dump(documents[0] if len(documents) == 1 else documents, sys.stdout, indent=2)
-    print()
-
-
-def _write_csv(outputs) -> None:
-    writer = csv.writer(sys.stdout)
-    writer.writerow(CSV_COLUMNS)
-    for output in outputs:
-        writer.writerows(output.csv_rows())
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ Annotation is asked for.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -249,15 +250,15 @@ class Diarization:
 
     def plot(self, ax=None):
         """Draw the turns, one line per speaker, on a matplotlib axis (made when not given)."""
-        import matplotlib.pyplot as plt
-
         if ax is None:
+            import matplotlib.pyplot as plt
+
             _, ax = plt.subplots(figsize=(12, 0.5 + 0.4 * max(1, self.num_speakers)))
         for row, label in enumerate(self.labels()):
             bars = [(t.start, t.duration) for t in self.turns if t.speaker == label]
             ax.broken_barh(bars, (row - 0.4, 0.8), color=f"C{row % 10}")
         ax.set_yticks(range(self.num_speakers), self.labels())
-        ax.set_xlim(0, self.duration)
+        ax.set_xlim(0, self.duration or 1.0)
         ax.invert_yaxis()
         ax.set_xlabel("time (s)")
         return ax
@@ -279,6 +280,8 @@ def read_rttm(path: str | Path) -> dict[str, Diarization]:
         try:
             start, duration = float(parts[3]), float(parts[4])
             turn = Turn(start, start + duration, parts[7])
+            if not 0 <= start <= turn.end < math.inf:
+                raise ValueError("a time that is none")
         except (IndexError, ValueError) as error:
             raise ValueError(f"{path}, line {number} is not RTTM: {line!r}") from error
         turns.setdefault(parts[1], []).append(turn)

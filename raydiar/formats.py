@@ -61,6 +61,16 @@ class Format:
     def _single(self, diarizations: Iterator[Diarization]) -> Iterator[Diarization]:
         yield from [first] if (first := next(diarizations, None)) is not None else ()
         if next(diarizations, None) is not None:
+            self.check_several()
+
+    def check_several(self) -> None:
+        """
+        Raises
+        ------
+        ConfigError
+            If it takes a single recording only.
+        """
+        if not self.several:
             raise ConfigError(
                 f"{self.name} cannot tell recordings apart: write a file for each (--into DIR)"
             )
@@ -72,19 +82,6 @@ class Format:
         file = StringIO()
         self.write([diarization], file)
         return file.getvalue()
-
-
-def find_format(name: str) -> Format:
-    """
-    Raises
-    ------
-    ConfigError
-        Naming the formats that there are.
-    """
-    try:
-        return FORMATS[name]
-    except KeyError:
-        raise ConfigError(f"no format {name!r}: choose one of {', '.join(FORMATS)}") from None
 
 
 def document(diarization: Diarization) -> dict:
@@ -222,7 +219,7 @@ FORMATS = {
         Format("json", ".json", True, "pyannote's, with confidences", _write_json),
         Format("csv", ".csv", True, "a row per turn", _write_csv),
         Format("lab", ".lab", False, "start, end, label: as HTK and its kin read", _write_lab),
-        Format("audacity", ".txt", False, "a label track of Audacity", _write_audacity),
+        Format("audacity", ".labels.txt", False, "a label track of Audacity", _write_audacity),
         Format("vtt", ".vtt", False, "WebVTT, to see speakers in a player", _write_vtt),
         Format("txt", ".txt", True, "a table for people", _write_txt),
     )

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "raydiar"
 # From the ground floor up; a room imports itself and what stands below it.
 FLOORS = [
     {"errors", "windows", "local_speakers", "storage", "diarization", "formats", "picture", "hub"}
-    | {"failures", "planning", "naming", "devices", "weights"},
+    | {"plotting", "failures", "planning", "naming", "devices", "weights"},
     {"audio", "simulation"},
     {"models", "clustering"},
     {"inference"},

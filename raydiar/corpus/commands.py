@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from typing import Annotated
 
 import typer
-import yaml
 from typer.core import TyperCommand
 
-from raydiar.errors import ConfigError, RaydiarError
+from raydiar.errors import RaydiarError
 
 app = typer.Typer(help="Diarize whole corpora with Ray.", no_args_is_help=True)
 
@@ -118,25 +117,14 @@ def resolve(
 ) -> None:
     """Cluster kept LocalSpeakers again, with other parameters, without a GPU or the audio."""
     from raydiar.corpus.job.run import resolve_corpus
-    from raydiar.pipelines.config_file import load_config
+    from raydiar.pipelines.config_file import load_config, parse_settings
 
     with _told_in_one_line():
-        config = load_config(pipeline, token=token).with_parameters(_nested(parameters or []))
+        parameters = parse_settings(parameters or [])
+        config = load_config(pipeline, token=token).with_parameters(parameters)
         summary = resolve_corpus(kept, output, config, max_failures=max_failures, token=token)
     typer.echo(summary)
     typer.echo(f"The dataset is in {summary.output}")
-
-
-def _nested(settings: list[str]) -> dict[str, dict]:
-    """{"clustering": {"threshold": 0.6}} from ["clustering.threshold=0.6"]."""
-    nested: dict[str, dict] = {}
-    for setting in settings:
-        name, _, value = setting.partition("=")
-        group, _, parameter = name.partition(".")
-        if not (parameter and value):
-            raise ConfigError(f"--set takes group.name=value, not {setting!r}")
-        nested.setdefault(group, {})[parameter] = yaml.safe_load(value)
-    return nested
 
 
 @app.command()

@@ -14,22 +14,15 @@ import tarfile
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
-
-import yaml
 
 from raydiar import hub
 from raydiar.errors import ConfigError, WeightsNotFound
 from raydiar.hub.files import lock
 from raydiar.pipelines.config import LocalPipeline
+from raydiar.weights import Weights
 
 _SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _SUMS = "SHA256SUMS"
-_CLUSTERINGS = {
-    "AgglomerativeParameters": "AgglomerativeClustering",
-    "VBxParameters": "VBxClustering",
-    "KMeansParameters": "KMeansClustering",
-}
 
 
 def is_archive(path: str | Path) -> bool:
@@ -76,11 +69,9 @@ def open_bundle(archive: str | Path, cache_dir: str | Path | None = None) -> Pat
     Raises
     ------
     WeightsNotFound
-        A file that is not there, no tar, or one whose members are damaged or lead elsewhere.
+        No tar, or one whose members are damaged or lead elsewhere.
     """
     archive = Path(archive)
-    if not archive.is_file():
-        raise WeightsNotFound(f"{archive}: no such file")
     home = Path(cache_dir or hub.default_cache_dir()) / "bundles"
     target = home / hub.sha256_of(archive)
     with lock(target):
@@ -95,44 +86,23 @@ def open_bundle(archive: str | Path, cache_dir: str | Path | None = None) -> Pat
 def _contents(pipeline: LocalPipeline) -> dict[str, Path | bytes]:
     """Files of the bundle by their name in it."""
     files: dict[str, Path | bytes] = {}
-    params: dict[str, Any] = {}
+    named: dict[str, Weights] = {}
     for role in ("segmentation", "embedding"):
         source: Path = getattr(pipeline, role)
         if source.suffix == ".safetensors":
-            name, params[role] = "model.safetensors", f"$model/{role}/model.safetensors"
+            name, named[role] = "model.safetensors", Weights(f"$model/{role}/model.safetensors")
         else:
-            name, params[role] = "pytorch_model.bin", f"$model/{role}"
+            name, named[role] = "pytorch_model.bin", Weights(f"$model/{role}")
         files[f"{role}/{name}"] = source
     if pipeline.plda is not None:
-        params["plda"] = "$model/plda"
+        named["plda"] = Weights("$model/plda")
         for source in sorted(pipeline.plda.glob("*.npz")):
             files[f"plda/{source.name}"] = source
-    document = _document(pipeline, params)
-    text = yaml.safe_dump(document, sort_keys=False)
+    named.setdefault("plda", None)
+    from raydiar.pipelines.config_file import write_config  # which opens bundles itself
+
+    text = write_config(replace(pipeline.config, **named))
     return {"config.yaml": text.encode(), **files}
-
-
-def _document(pipeline: LocalPipeline, params: dict[str, Any]) -> dict[str, Any]:
-    """The configuration, in pyannote's form."""
-    config = pipeline.config
-    for name in (
-        "segmentation_step",
-        "segmentation_batch_size",
-        "embedding_batch_size",
-        "embedding_exclude_overlap",
-    ):
-        params[name] = getattr(config, name)
-    params["clustering"] = _CLUSTERINGS[type(config.clustering).__name__]
-    document: dict[str, Any] = {
-        "dependencies": {"pyannote.audio": "4.0.0"},
-        "pipeline": {"name": "pyannote.audio.pipelines.SpeakerDiarization", "params": params},
-        "params": {"segmentation": {"min_duration_off": config.min_duration_off}},
-    }
-    if clustering := asdict(config.clustering):
-        document["params"]["clustering"] = clustering
-    if config.device is not None:
-        document["device"] = config.device
-    return document
 
 
 def _check(pipeline: LocalPipeline, document: bytes) -> None:

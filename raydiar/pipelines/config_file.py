@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,8 @@ def load_config(
     if path.is_file() and subfolder:
         raise ConfigError(f"{checkpoint} is a file: it has no subfolder {subfolder!r}")
     if is_archive(checkpoint):
-        checkpoint = path = open_bundle(checkpoint, cache_dir)
+        archive = hub.fetch(checkpoint, revision=revision, token=token, cache_dir=cache_dir)
+        checkpoint, revision = str(path := open_bundle(archive, cache_dir)), None
     found = hub.fetch(
         checkpoint,
         filename="config.yaml",
@@ -147,6 +149,30 @@ def write_config(config: PipelineConfig) -> str:
     if config.device is not None:
         document["device"] = config.device
     return yaml.safe_dump(document, sort_keys=False)
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What `--set` takes: {"clustering": {"threshold": 0.6}} from ["clustering.threshold=0.6"].
+
+    Raises
+    ------
+    ConfigError
+    """
+    nested: dict[str, dict[str, Any]] = {}
+    for setting in settings:
+        name, _, text = setting.partition("=")
+        group, _, parameter = name.strip().partition(".")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = None
+        if not (group and parameter) or value is None or "." in parameter:
+            raise ConfigError(f"--set takes group.name=value, not {setting!r}")
+        if isinstance(value, str):
+            with suppress(ValueError):
+                value = float(value)  # 1e-3, which is no number to YAML
+        nested.setdefault(group, {})[parameter] = value
+    return nested
 
 
 def _read_yaml(path: Path):

@@ -33,10 +33,13 @@ class Input:
         As `raydiar.audio.decode` takes it.
     name : str
         For RTTM, JSON and file names: without white space, and told apart from all others.
+    folder : str
+        Below the folder, prefix or glob that gave it; empty for what was named itself.
     """
 
     source: Any
     name: str
+    folder: str = ""
 
     def __str__(self) -> str:
         return display_name(self.source)
@@ -68,42 +71,57 @@ def find_inputs(
     ConfigError
         If standard input is asked for twice, or is a terminal.
     """
-    sources: list[Any] = []
+    found: list[tuple[Any, str]] = []
     if list(arguments).count(STDIN) > 1:
         raise ConfigError("standard input (-) can be read once only")
     for argument in arguments:
         try:
-            sources += _sources(argument)
+            found += _sources(argument)
         except RaydiarError as error:
             if on_error is None or isinstance(error, ConfigError):
                 raise
             on_error(argument, error)
-    names = distinct_names(["stdin" if hasattr(one, "read") else one for one in sources])
-    return [Input(source, name) for source, name in zip(sources, names, strict=True)]
+    names = distinct_names(["stdin" if hasattr(one, "read") else one for one, _ in found])
+    return [
+        Input(source, name, folder) for (source, folder), name in zip(found, names, strict=True)
+    ]
 
 
-def _sources(argument: str) -> list[Any]:
+def _sources(argument: str) -> list[tuple[Any, str]]:
+    """Recordings of an argument, each with its folder below it."""
     if argument == STDIN:
         if sys.stdin is None or sys.stdin.isatty():
             raise ConfigError("standard input (-) is a terminal: pipe a recording into it")
-        return [sys.stdin.buffer]
+        return [(sys.stdin.buffer, "")]
     path = local_path(argument)
     if path is None:
         return _remote_sources(argument)
     if os.path.isdir(path):
-        return _found(sorted(_below(path)), argument)
+        return _found([(name, _folder(name, path)) for name in sorted(_below(path))], argument)
     if not os.path.lexists(path) and _PATTERN.search(path):
-        matches = sorted(glob(os.path.expanduser(path), recursive=True))
-        return _found([name for name in matches if os.path.isfile(name)], argument)
+        pattern = os.path.expanduser(path)
+        matches = [name for name in sorted(glob(pattern, recursive=True)) if os.path.isfile(name)]
+        return _found([(name, _folder(name, _fixed(pattern))) for name in matches], argument)
     if "://" not in argument and not os.path.lexists(path) and path.startswith("~"):
-        return [os.path.expanduser(path)]
-    return [path]
+        return [(os.path.expanduser(path), "")]
+    return [(path, "")]
 
 
-def _found(sources: list[str], argument: str) -> list[str]:
+def _found(sources: list[tuple[str, str]], argument: str) -> list[tuple[str, str]]:
     if not sources:
         raise AudioNotFound(f"{public_uri(argument)}: no audio files there.")
     return sources
+
+
+def _folder(name: str, base: str) -> str:
+    """Folder of a file below a base, empty for the base itself."""
+    folder = os.path.relpath(os.path.dirname(name) or ".", base or ".")
+    return "" if folder == "." else folder
+
+
+def _fixed(pattern: str) -> str:
+    """The folder that all matches of a glob lie in."""
+    return os.path.dirname(_PATTERN.split(pattern)[0])
 
 
 def _below(folder: str) -> Iterator[str]:
@@ -128,21 +146,22 @@ def _mode(path: str) -> int:
         return stat.S_IFREG  # a link to nowhere: reading it will say so
 
 
-def _remote_sources(uri: str) -> list[str]:
+def _remote_sources(uri: str) -> list[tuple[str, str]]:
     web = uri.lower().startswith(("http://", "https://"))
     pattern = _PATTERN.search(uri.partition("://")[2]) is not None
     if web or not (uri.endswith("/") or pattern) or not is_remote(uri):
-        return [uri]
+        return [(uri, "")]
     try:
         from fsspec.core import url_to_fs
 
         fs, path = url_to_fs(uri)
         if pattern and not uri.endswith("/"):
             if fs.exists(path):
-                return [uri]
+                return [(uri, "")]
             found = [name for name in fs.glob(path) if is_audio(name)]
         else:
             found = [name for name in fs.find(path) if is_audio(name)]
     except Exception as error:
         raise storage_error(error, display_name(uri)) from error
-    return _found([fs.unstrip_protocol(name) for name in sorted(found)], uri)
+    base = _fixed(path) if pattern and not uri.endswith("/") else path
+    return _found([(fs.unstrip_protocol(n), _folder(n, base)) for n in sorted(found)], uri)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, BinaryIO
@@ -19,7 +19,7 @@ import numpy as np
 from raydiar.audio import SAMPLE_RATE, probe
 from raydiar.clustering.parameters import speaker_bounds
 from raydiar.diarization import Diarization, Turn, from_turns
-from raydiar.errors import RaydiarError, RemoteJobFailed
+from raydiar.errors import ConfigError, RaydiarError, RemoteJobFailed
 from raydiar.pipelines.files import AudioFile, with_distinct_names
 from raydiar.pipelines.remote_client import RemoteClient
 from raydiar.storage import open_source
@@ -70,6 +70,17 @@ class RemoteDiarization:
         return self
 
     def cuda(self, index: int | None = None) -> RemoteDiarization:
+        return self
+
+    def instantiate(self, params: Mapping[str, Any]) -> RemoteDiarization:
+        """
+        Raises
+        ------
+        ConfigError
+            If there is anything to set: the service keeps its parameters to itself.
+        """
+        if params:
+            raise ConfigError(f"{self.model} runs elsewhere: it has no parameters to set")
         return self
 
     def __call__(
