@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from corpus_rows import ERROR, SCHEMA, diarization, publish
+from corpus_rows import ERROR, PIPELINE, SCHEMA, diarization, publish, recording
 
 from raydiar.corpus.hashes import hash_ids, is_member
 from raydiar.corpus.output import dataset
@@ -162,3 +164,47 @@ def test_a_held_lock_is_renewed(folder):
         time.sleep(1.5)
         with pytest.raises(OutputError), OutputLock(folder, "run2", silence=1.0):
             pass
+
+
+def test_warnings_are_kept_with_their_recording(folder):
+    found = replace(diarization("a"), warnings=("found 2 speakers, 3 asked for",))
+    told = ["https://host/a.wav?sig=5ec4e7: two tracks"]
+    rows = [
+        dataset.ok_row(recording("a"), found, PIPELINE, told),
+        dataset.ok_row(recording("b"), diarization("b"), PIPELINE),
+    ]
+    dataset.write_schema(folder, SCHEMA)
+    dataset.publish_rows(folder, "run1", "ok", pa.Table.from_pylist(rows, SCHEMA))
+    first, second = dataset.open(folder.uri).to_table().to_pylist()
+    assert first["warnings"] == ["https://host/a.wav: two tracks", "found 2 speakers, 3 asked for"]
+    assert dataset.to_diarization(first).warnings == tuple(first["warnings"])
+    assert second["warnings"] == []
+
+
+def test_columns_may_come_later(folder):
+    """Of a newer raydiar, and of a manifest that carries more."""
+    old = pa.schema([field for field in SCHEMA if field.name not in ("warnings", "episode")])
+    dataset.write_schema(folder, old)
+    row = dataset.ok_row(recording("a"), diarization("a"), PIPELINE)
+    dataset.publish_rows(folder, "run1", "ok", pa.Table.from_pylist([row], old))
+    assert dataset.version_of(dataset.read_schema(folder)) == 1
+    now = dataset.extended(old, SCHEMA)
+    assert dataset.version_of(now) == dataset.SCHEMA_VERSION
+    dataset.write_schema(folder, now)
+    row = dataset.ok_row(recording("b"), diarization("b"), PIPELINE)
+    dataset.publish_rows(folder, "run2", "ok", pa.Table.from_pylist([row], now))
+    opened = dataset.open(folder.uri)
+    assert [(row["recording_id"], row["episode"]) for row in opened.to_table().to_pylist()] == [
+        ("a", None),
+        ("b", 7),
+    ]
+    assert opened.to_table(["warnings", "recording_id"]).column_names == [
+        "warnings",
+        "recording_id",
+    ]
+    assert len(list(opened.batches(["episode"]))) == 2
+
+    future = now.with_metadata({b"raydiar.schema": b"99"})
+    dataset.write_schema(folder, future)
+    with pytest.raises(OutputError, match="later raydiar"):
+        dataset.open(folder.uri)

@@ -1,6 +1,10 @@
 """Manifests: what is read from them, and how a wrong one is refused before any work."""
 
+import glob
+import gzip
 import json
+import os
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -8,11 +12,14 @@ import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from web_storage import serving
 
 from raydiar.corpus.hashes import hash_ids
 from raydiar.corpus.inputs.manifest import check_unique, read_manifest
 from raydiar.corpus.inputs.sources import list_audio, write_manifest
 from raydiar.errors import ManifestError
+from raydiar.naming import local_path
+from raydiar.storage import open_source
 
 
 def rows_of(uri, probe=None) -> list[dict]:
@@ -233,3 +240,64 @@ def test_other_storage_is_listed_by_folders():
     assert [uri for uri, _ in list_audio("memory://corpus/*/*.t?t")] == [
         "memory:///corpus/x/notes.txt"
     ]
+
+
+def test_names_of_any_kind_are_listed_and_read(tmp_path):
+    """As yt-dlp writes them, and as old disks hold them."""
+    folder = tmp_path / "Talks [2024]"
+    (folder / "sub").mkdir(parents=True)
+    odd = os.fsdecode(os.fsencode(folder) + b"/caf\xe9.wav")
+    names = {str(folder / name) for name in ("Title [x7].wav", "what? *.mp3", "sub/Title [x7].wav")}
+    for path in (*names, odd):
+        Path(path).write_bytes(b"1")
+    manifest = str(tmp_path / "list.parquet")
+    assert write_manifest(str(folder), manifest) == 4
+    assert write_manifest(folder.as_uri(), manifest) == 4
+    rows = rows_of(manifest)
+    assert {local_path(row["uri"]) for row in rows} == {*names, odd}
+    assert len({row["recording_id"] for row in rows}) == 4  # equal names, other folders
+    for row in rows:
+        assert row["recording_id"] == row["uri"]
+        with open_source(row["uri"]) as reader:
+            assert reader.read() == b"1"
+    for one in ("Title [x7].wav", "what? *.mp3"):
+        assert [uri for uri, _ in list_audio(str(folder / one))] == [str(folder / one)]
+    assert len(list(list_audio(glob.escape(str(folder)) + "/*.wav"))) == 2
+
+
+def test_nemo_manifests_are_understood(tmp_path):
+    path = tmp_path / "manifest.json"
+    line = {"audio_filepath": "talks/a.wav", "offset": 12.5, "duration": 30, "label": "infer"}
+    line |= {"text": "-", "num_speakers": None, "rttm_filepath": None}
+    write_jsonl(path, [line, line | {"audio_filepath": "/b.wav", "offset": 0, "duration": None}])
+    first, second = rows_of(path)
+    assert first["uri"] == f"{tmp_path}/talks/a.wav"
+    assert (first["start"], first["duration"], first["label"]) == (12.5, 30.0, "infer")
+    assert first["recording_id"] == f"{tmp_path}/talks/a.wav#t=12.5,42.5"
+    assert (second["uri"], second["duration"]) == ("/b.wav", None)
+    assert set(first) & {"audio_filepath", "offset"} == set()
+    # beside `uri`, these columns are somebody's own
+    write_jsonl(path, [line | {"uri": "c.wav"}])
+    [row] = rows_of(path)
+    assert (row["uri"], row["start"], row["offset"]) == (f"{tmp_path}/c.wav", None, 12.5)
+
+
+def test_a_manifest_behind_a_signed_url(tmp_path):
+    table = b"uri,language\na.wav,en\nhttps://other/b.wav?sig=5ec4e7/x,nl\n"
+    with serving({"/in/my%20list.csv.gz": gzip.compress(table)}) as web:
+        uri = f"{web.url}/in/my%20list.csv.gz?X-Amz-Signature=5ec4e7/abc"
+        first, second = rows_of(uri)
+        assert first["uri"] == f"{web.url}/in/a.wav"
+        assert second["uri"] == "https://other/b.wav?sig=5ec4e7/x"  # as it is asked for
+        assert second["recording_id"] == "https://other/b.wav"
+        with pytest.raises(ManifestError) as refused:
+            read_manifest(f"{web.url}/in/absent.csv?X-Amz-Signature=5ec4e7")
+        assert "5ec4e7" not in str(refused.value)
+
+
+def test_urls_that_differ_in_their_query_need_ids(tmp_path):
+    rows = [{"uri": f"https://host/download?id={n}"} for n in range(2)]
+    manifest = read_manifest(str(write_jsonl(tmp_path / "m.jsonl", rows)))
+    ids = [row["recording_id"] for row in rows_of(tmp_path / "m.jsonl")]
+    with pytest.raises(ManifestError, match="give each its own `recording_id`: URLs that differ"):
+        check_unique(manifest, hash_ids(ids))
