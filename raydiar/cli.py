@@ -13,7 +13,7 @@ import typer
 from raydiar.corpus.commands import app as corpus
 from raydiar.devices import parse_device
 from raydiar.errors import ConfigError, RaydiarError
-from raydiar.evaluation.commands import benchmark, evaluate, optimize
+from raydiar.evaluation.commands import ablate, benchmark, evaluate, optimize
 from raydiar.formats import FORMATS, Format
 from raydiar.naming import without_secrets
 from raydiar.pipelines.commands import app as models
@@ -30,7 +30,7 @@ app.add_typer(corpus, name="corpus")
 app.add_typer(models, name="models")
 app.add_typer(serve, name="serve")
 app.add_typer(voiceprint, name="voiceprint")
-for command in (evaluate, benchmark, optimize):
+for command in (evaluate, benchmark, optimize, ablate):
     app.command()(command)
 
 

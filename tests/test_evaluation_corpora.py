@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -17,10 +18,12 @@ from raydiar.corpus.output.kept import prepare, read_local_speakers
 from raydiar.corpus.wire import local_speakers_to_arrow
 from raydiar.diarization import Turn, from_turns
 from raydiar.errors import ConfigError, EvaluationError
+from raydiar.evaluation.ablation import ablate
 from raydiar.evaluation.recipes import RECIPES, read_textgrid, write_manifests
 from raydiar.evaluation.references import References
 from raydiar.evaluation.tables import format_table
 from raydiar.evaluation.tuning import Objective, search_space, tune
+from raydiar.local_speakers import pack_activity
 from raydiar.pipelines.config import DEFAULT
 from raydiar.pipelines.config_file import load_config, write_config
 from raydiar.storage.folder import Folder
@@ -181,6 +184,32 @@ def test_a_search_finds_what_helps_and_goes_on_where_it_was_stopped(tmp_path, we
         tune(others, tmp_path / "study.log", 5)
 
 
+def test_errors_go_away_where_the_reference_decides(tmp_path, weights):
+    # all voices thrown together: confusion is clustering's, and nothing else is wrong
+    bad = weights.with_config(
+        DEFAULT.with_parameters({"clustering": {"threshold": 1.9, "min_cluster_size": 1}})
+    )
+    kept = keep(tmp_path / "kept", bad, 3, tmp_path)
+    errors = ablate(Objective(kept, bad, folder=str(tmp_path)))
+    rates = {name: each.diarization_error_rate for name, each in errors.items()}
+    assert rates["as it is"] > 0.4
+    assert rates["counting"] > 0.4
+    assert rates["clustering"] < 0.03  # frames of 17 ms
+    assert rates["segmentation, clustering"] < 0.03
+    assert rates["segmentation"] > 0.4
+
+    # half of the speech unheard: missed, and segmentation's
+    good = Objective(kept, weights, folder=str(tmp_path))
+    for number, (row, local, turns, regions) in enumerate(good.recordings):
+        active = local.active()
+        active[:, :, 1:] = 0
+        deaf = replace(local, activity=pack_activity(active))
+        good.recordings[number] = (row, deaf, turns, regions)
+    rates = {name: each.diarization_error_rate for name, each in ablate(good).items()}
+    assert rates["clustering"] > 0.1
+    assert rates["segmentation, clustering"] < 0.03
+
+
 def test_what_chance_brings_about_is_called_so(tmp_path, weights):
     kept = keep(tmp_path / "kept", weights, 4, tmp_path)
     found = tune(Objective(kept, weights, folder=str(tmp_path)), tmp_path / "study.log", 3)
@@ -241,6 +270,10 @@ def test_a_labelled_manifest_is_searched_then_benchmarked(
     assert pipeline.describe()["parameters"].count(str(found["clustering.threshold"])[:6]) == 1
 
     # the networks have run: nothing is left but to score
+    result = run(app, ["ablate", str(manifest), "--into", str(into), "--format", "json"])
+    assert result.exit_code == 0, result.output
+    rates = {row["from the reference"]: row["DER"] for row in json.loads(result.stdout)}
+    assert rates["segmentation, clustering"] < 0.05 < rates["as it is"]
     report = tmp_path / "report"
     options = ["--into", str(into), "--report", str(report), "--format", "json"]
     result = run(app, ["benchmark", str(manifest), *options])

@@ -51,6 +51,7 @@ def resolve(
     min_duration_off: float = 0.0,
     uri: str = "recording",
     exact_limit: int = EXACT_LIMIT,
+    count: np.ndarray | None = None,
 ) -> Diarization:
     """Join the local speakers of a recording into its speakers and their turns.
 
@@ -69,6 +70,8 @@ def resolve(
     exact_limit : int
         With more embeddings than this to cluster, sub-clusters are clustered in their place
         ("two-level"): memory grows with the square of this number, 0.5 GB for 8,000.
+    count : (total_frames,) uint8, optional
+        Speakers talking at once, where something knows better than the segmentation.
 
     Raises
     ------
@@ -80,7 +83,7 @@ def resolve(
     """
     bounds = speaker_bounds(num_speakers, min_speakers, max_speakers)
     _check(local, clustering, plda, bounds, min_duration_off, exact_limit)
-    count = count_speakers(local)
+    count = count_speakers(local) if count is None else count
     if not count.any():
         unmet = (f"no speech found, {bounds} speakers asked for",) if bounds.minimum > 1 else ()
         return Diarization(uri=uri, duration=local.duration, warnings=bounds.warnings + unmet)

@@ -1,4 +1,4 @@
-"""`raydiar evaluate`, `benchmark` and `optimize`: thin, and quick to import."""
+"""`raydiar evaluate`, `benchmark`, `optimize` and `ablate`: thin, and quick to import."""
 
 from __future__ import annotations
 
@@ -246,3 +246,48 @@ def optimize(
     )
     print(tuned)
     print(f"written: {into / 'config.yaml'}")
+
+
+def ablate(
+    manifest: Annotated[str, typer.Argument(help="With a column `rttm`, and `uem` if need be.")],
+    into: Annotated[Path, typer.Option(help="Folder, new or of `raydiar optimize`.")],
+    pipeline: Annotated[str | None, typer.Option(help=_PIPELINE)] = None,
+    collar: Annotated[float, typer.Option(min=0.0, help=_COLLAR)] = 0.0,
+    skip_overlap: Annotated[
+        bool, typer.Option("--skip-overlap", help="Leave out where reference speakers overlap.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
+    format: Annotated[TableFormat, typer.Option(help="How to print the table.")] = (
+        TableFormat.text
+    ),
+    token: Annotated[str | None, typer.Option(help="Hugging Face token for gated weights.")] = None,
+) -> None:
+    """Say where errors come from: each step in turn is replaced by what the reference says."""
+    from raydiar.evaluation.ablation import ablate as measure
+    from raydiar.evaluation.scoring import Conditions
+    from raydiar.evaluation.tables import format_table, percent
+    from raydiar.evaluation.tuning import prepare_objective
+
+    objective = prepare_objective(
+        manifest,
+        into,
+        pipeline,
+        conditions=Conditions(collar, skip_overlap),
+        device=device,
+        token=token,
+        report=lambda line: print(line, file=sys.stderr),
+    )
+    rows = [
+        {
+            "from the reference": name,
+            "DER": errors.diarization_error_rate,
+            "missed": errors.missed / (errors.total or 1),
+            "false alarm": errors.false_alarm / (errors.total or 1),
+            "confusion": errors.confusion / (errors.total or 1),
+            "count error": errors.count_error / max(1, errors.num_recordings),
+        }
+        for name, errors in measure(objective).items()
+    ]
+    shown = {"from the reference": str}
+    shown |= dict.fromkeys(("DER", "missed", "false alarm", "confusion"), percent)
+    print(format_table(rows, shown | {"count error": "{:.2f}".format}, format))

@@ -90,7 +90,7 @@ class Objective:
         return sorted(found, key=lambda each: each[0]["recording_id"])
 
     @cached_property
-    def _plda(self) -> PLDA | None:
+    def plda(self) -> PLDA | None:
         return PLDA.load(self.pipeline.plda) if self.pipeline.plda else None
 
     def names(self) -> list[str]:
@@ -119,7 +119,7 @@ class Objective:
             found = resolve(
                 local,
                 config.clustering,
-                plda=self._plda,
+                plda=self.plda,
                 num_speakers=recording["num_speakers"],
                 min_speakers=recording["min_speakers"],
                 max_speakers=recording["max_speakers"],
@@ -239,33 +239,26 @@ def tune(
     return _summary(finished, own, len(names))
 
 
-def optimize(
+def prepare_objective(
     manifest: str,
-    into: str | Path,
+    into: Path,
     pipeline: str | None = None,
     *,
-    num_trials: int = 100,
-    workers: int = 1,
     conditions: Conditions = NO_COLLAR,
     device: str = "auto",
-    seed: int = 0,
     token: str | None = None,
     report: Callable[[str], None] = print,
-) -> Tuned:
-    """Run the networks over a labelled manifest, search, and write the configuration found.
+) -> Objective:
+    """Run the networks over a labelled manifest, or what is left of it.
 
     Parameters
     ----------
     manifest : str
         With a column `rttm`, and `uem` where only parts are scored; see `References`.
-    into : str or Path
-        Folder: `diarization` (the dataset with the pipeline as it is), `local` (LocalSpeakers),
-        `study.log`, and at the end `config.yaml`, which `Pipeline.from_pretrained` takes. A search
-        that was stopped goes on there.
+    into : Path
+        Folder: `diarization` (the dataset with the pipeline as it is), `local` (LocalSpeakers).
     pipeline : str, optional
         See `raydiar.pipelines.config_file.load_config`.
-    workers : int
-        Trials at a time, each an actor on Ray; 1 searches in this process.
 
     Raises
     ------
@@ -274,10 +267,8 @@ def optimize(
     from raydiar.corpus.inputs.manifest import read_manifest
     from raydiar.corpus.job.run import diarize_corpus
 
-    into = Path(into)
     if "rttm" not in read_manifest(manifest).carried.names:
-        raise EvaluationError(f"{manifest} has no column `rttm`: nothing to search against")
-    _optuna()  # complain before the networks run
+        raise EvaluationError(f"{manifest} has no column `rttm`: nothing to compare with")
     config = load_config(pipeline, token=token)
     diarize_corpus(
         manifest,
@@ -288,21 +279,49 @@ def optimize(
         token=token,
         report=report,
     )
-    objective = Objective(
-        Folder(str((into / "local").resolve())),
-        config.localize(token),
-        conditions,
-        str(manifest_folder(manifest)),
-    )
-    options = {"num_trials": num_trials, "seed": seed, "report": report}
+    kept = Folder(str((into / "local").resolve()))
+    return Objective(kept, config.localize(token), conditions, str(manifest_folder(manifest)))
+
+
+def optimize(
+    manifest: str,
+    into: str | Path,
+    pipeline: str | None = None,
+    *,
+    num_trials: int = 100,
+    workers: int = 1,
+    seed: int = 0,
+    report: Callable[[str], None] = print,
+    **options,
+) -> Tuned:
+    """Run the networks over a labelled manifest, search, and write the configuration found.
+
+    Parameters
+    ----------
+    manifest, pipeline, options
+        See `prepare_objective`.
+    into : str or Path
+        Folder of `prepare_objective`, of the search (`study.log`), and at the end of
+        `config.yaml`, which `Pipeline.from_pretrained` takes. A search that was stopped goes on.
+    workers : int
+        Trials at a time, each an actor on Ray; 1 searches in this process.
+
+    Raises
+    ------
+    EvaluationError, ConfigError, ManifestError, JobFailed
+    """
+    into = Path(into)
+    _optuna()  # complain before the networks run
+    objective = prepare_objective(manifest, into, pipeline, report=report, **options)
+    searching = {"num_trials": num_trials, "seed": seed, "report": report}
     if workers == 1:
-        tuned = tune(objective, into / "study.log", **options)
+        tuned = tune(objective, into / "study.log", **searching)
     else:
         from raydiar.evaluation.on_ray import searchers
 
         with searchers(objective, workers) as run:
-            tuned = tune(objective, into / "study.log", run=run, at_once=workers, **options)
-    found = config.with_parameters(nested(tuned.parameters))
+            tuned = tune(objective, into / "study.log", run=run, at_once=workers, **searching)
+    found = objective.pipeline.config.with_parameters(nested(tuned.parameters))
     (into / "config.yaml").write_text(write_config(found), encoding="utf-8")
     (into / "tuning.json").write_text(json.dumps(asdict(tuned), indent=2), encoding="utf-8")
     return tuned
