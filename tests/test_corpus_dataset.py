@@ -1,10 +1,11 @@
 """The diarization dataset: what plain Parquet readers see, and what a kill can leave behind."""
 
 import json
-import os
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +19,7 @@ from raydiar.corpus.hashes import hash_ids, is_member
 from raydiar.corpus.output import dataset
 from raydiar.errors import OutputError
 from raydiar.storage.folder import Folder
-from raydiar.storage.lock import OutputLock, check_lock
+from raydiar.storage.lock import OutputLock
 
 
 @pytest.fixture
@@ -71,12 +72,14 @@ def test_ok_overrules_error_and_the_first_file_overrules_the_next(folder):
     assert (opened.inventory.count("ok"), opened.inventory.count("error")) == (2, 2)
 
     before = {name: folder.read(name) for name in folder.list()}
-    assert dataset.remove_overruled(folder, "run3", opened.inventory) == 3
+    with OutputLock(folder, "run3"):
+        assert dataset.remove_overruled(folder, "run3", opened.inventory) == 3
     assert seen(pq.read_table(folder.uri)) == expected  # now for any reader
     assert seen(dataset.open(folder.uri).to_table()) == expected
     kept = {name: folder.read(name) for name in folder.list() if name in before}
     assert kept.items() <= before.items()  # files never change
-    assert dataset.remove_overruled(folder, "run3", dataset.Inventory.read(folder)) == 0
+    with OutputLock(folder, "run3"):
+        assert dataset.remove_overruled(folder, "run3", dataset.Inventory.read(folder)) == 0
 
 
 def test_done_recordings_are_found_by_hash(folder):
@@ -103,6 +106,7 @@ def test_a_kill_while_writing_leaves_no_partial_file(folder):
     script = f"""
 import os
 from raydiar.storage.folder import Folder
+from raydiar.storage.lock import OutputLock
 folder = Folder({folder.uri!r})
 while True:
     folder.publish("ok-run1-task.parquet", os.urandom(1_000_000) + b"end")
@@ -121,49 +125,45 @@ while True:
     assert folder.read("ok-run1-task.parquet")[-3:] == b"end"
 
 
-def test_a_second_writer_is_refused_until_the_first_ends(folder):
-    with OutputLock(folder, "run1"):
-        check_lock(folder, "run1")
-        with pytest.raises(OutputError, match="being written by run run1"), OutputLock(folder, "2"):
-            pass
-        check_lock(folder, "run1")  # the refused run took nothing away
-    with OutputLock(folder, "run2"):
-        check_lock(folder, "run2")
-        with pytest.raises(OutputError, match="no longer holds the lock"):
-            check_lock(folder, "run1")
-    assert folder.list("_raydiar").keys() == {"schema.parquet"}
+class Halting(Folder):
+    """A folder whose user halts before one of its steps, until it is let go on."""
+
+    def __init__(self, uri: str, at: int):
+        super().__init__(uri)
+        self.__dict__.update(left=[at], halted=threading.Event(), going_on=threading.Event())
+
+    def _step(self) -> None:
+        self.left[0] -= 1
+        if self.left[0] == 0:
+            self.halted.set()
+            self.going_on.wait()
+
+    def read(self, name):
+        self._step()
+        return super().read(name)
+
+    def publish(self, name, data):
+        self._step()
+        super().publish(name, data)
+
+    def delete(self, name):
+        self._step()
+        super().delete(name)
 
 
-def test_the_lock_of_a_dead_process_falls_free_at_once(folder):
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    with OutputLock(folder, "run1"):
-        lock = json.loads(folder.read("_raydiar/lock"))
-    folder.publish("_raydiar/lock", json.dumps(lock | {"process": dead.pid}).encode())
-    with OutputLock(folder, "run2"):
-        check_lock(folder, "run2")
+def finish(folder: Folder, run: str) -> None:
+    with suppress(OutputError, FileNotFoundError):  # lost its lock, or found a file gone
+        dataset.remove_overruled(folder, run, dataset.Inventory.read(folder))
 
 
-def test_a_silent_lock_is_taken_over_and_its_holder_notices(folder):
-    with OutputLock(folder, "run1") as first:
-        # as left by another machine that was lost
-        lock = json.loads(folder.read("_raydiar/lock")) | {"machine": "another"}
-        folder.publish("_raydiar/lock", json.dumps(lock).encode())
-        with pytest.raises(OutputError, match="being written"), OutputLock(folder, "run2"):
-            pass
-        old = lock | {"renewed": time.time() - first.silence - 1}
-        folder.publish("_raydiar/lock", json.dumps(old).encode())
-        taken_over = pytest.raises(OutputError, match="now: run2")
-        with OutputLock(folder, "run2"), taken_over:
-            check_lock(folder, "run1")
-    assert not os.path.exists(folder.path("_raydiar/lock"))
-
-
-def test_a_held_lock_is_renewed(folder):
-    with OutputLock(folder, "run1", silence=1.0):
-        time.sleep(1.5)
-        with pytest.raises(OutputError), OutputLock(folder, "run2", silence=1.0):
-            pass
+def start(folder: Halting, run: str) -> threading.Thread:
+    """Let a run that holds the lock clean up until it halts."""
+    Folder(folder.uri).publish("_raydiar/lock", json.dumps({"run": run}).encode())
+    thread = threading.Thread(target=finish, args=(folder, run))
+    thread.start()
+    while thread.is_alive() and not folder.halted.wait(0.002):
+        pass
+    return thread
 
 
 def test_warnings_are_kept_with_their_recording(folder):
@@ -208,3 +208,61 @@ def test_columns_may_come_later(folder):
     dataset.write_schema(folder, future)
     with pytest.raises(OutputError, match="later raydiar"):
         dataset.open(folder.uri)
+
+
+@pytest.mark.parametrize("second", [0, 3, 4, 7, 8, 9, 12])
+def test_runs_that_sleep_while_they_clean_up_lose_nothing(tmp_path, second):
+    """One halts before any of its steps, another after it took over, and both wake up late."""
+    expected = [("a", "ok", 2), ("b", "error", 3), ("c", "error", 1), ("d", "ok", 1)]
+    expected += [("e", "ok", 1), ("f", "ok", 2), ("g", "ok", 3), ("h", "error", 3)]
+
+    def rows(table):
+        rows = table.select(["recording_id", "status", "episode"]).to_pylist()
+        return sorted(tuple(row.values()) for row in rows)
+
+    for first in range(1, 40):
+        folder = Folder(str(tmp_path / f"{first}"))
+        dataset.write_schema(folder, SCHEMA)
+        publish(folder, "run1", "error", "a", "b", "c", episode=1)
+        publish(folder, "run1", "ok", "d", "e", episode=1)
+        publish(folder, "run2", "ok", "a", "d", "f", episode=2)
+        publish(folder, "run2", "error", "b", episode=2)
+        publish(folder, "run3", "ok", "d", "g", episode=3)
+        publish(folder, "run3", "error", "b", "h", episode=3)
+
+        one = Halting(folder.uri, first)
+        sleeping = [start(one, "run4")]
+        if second:
+            other = Halting(folder.uri, second)
+            sleeping.insert(0, start(other, "run5"))
+            folder.publish("_raydiar/lock", json.dumps({"run": "run6"}).encode())
+            finish(folder, "run6")
+            other.going_on.set()
+        else:
+            folder.publish("_raydiar/lock", json.dumps({"run": "run6"}).encode())
+            finish(folder, "run6")
+        halted = one.halted.is_set()
+        one.going_on.set()
+        for thread in sleeping:
+            thread.join()
+        assert rows(dataset.open(folder.uri).to_table()) == expected, first
+        finish(folder, "run6")
+        assert rows(pq.read_table(folder.uri)) == expected, first
+        if not halted:
+            break
+    assert first > 10  # it was halted at every step there is
+
+
+def test_what_is_left_of_a_file_overrules_it():
+    ids = ["a", "b"]
+    for status in ("ok", "error"):
+        names = [f"{status}-run1-{dataset.task_of(['c'])}.parquet"]
+        for _ in range(4):
+            names.append(dataset.rewritten_name([names[-1]], ids))
+        others = [f"{status}-run0-{dataset.task_of(['d'])}.parquet"]
+        others += [f"{status}-run2-{dataset.task_of(['d'])}.parquet"]
+        ordered = dataset.in_precedence(names + others)
+        assert ordered[1:-1] == names[::-1]  # and other runs stay where they were
+        assert set(ordered) == set(names + others)
+        merged = dataset.rewritten_name([*names, *others], ids)
+        assert dataset.in_precedence([merged, *names, *others])[0] == merged

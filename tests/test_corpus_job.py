@@ -59,7 +59,7 @@ def test_a_job_leaves_one_row_per_recording_and_a_second_run_nothing_to_do(
     assert (record["state"], record["num_ok"]) == ("done", 3)
     assert record["pipeline"]["fingerprint"] == table[0]["pipeline"]["fingerprint"]
     left = {path.name for path in (tmp_path / "output" / "_raydiar").iterdir()}
-    assert left == {"run.json", "runs", "schema.parquet"}
+    assert left == {"lock.guard", "run.json", "runs", "schema.parquet"}
 
     before = files(output)
     begun = time.monotonic()
@@ -156,7 +156,7 @@ diarize_corpus({manifest!r}, {str(output)!r}, num_actors=1)
     assert sorted(seen(output).values()) == ["error"] + ["ok"] * 14
     assert files(output).items() >= before.items()
     left = {path.name for path in (output / "_raydiar").iterdir()}
-    assert left == {"run.json", "runs", "schema.parquet", "models"}
+    assert left == {"lock.guard", "run.json", "runs", "schema.parquet", "models"}
 
 
 def test_too_many_failures_stop_the_job(local_ray, sample_wav, tmp_path, small_packs):

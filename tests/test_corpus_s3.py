@@ -1,6 +1,8 @@
 """A corpus on S3, over HTTP: listed, read, written, gone on with, and all that while it fails."""
 
+import json
 import threading
+import time
 from pathlib import Path
 
 import fsspec
@@ -18,7 +20,7 @@ from raydiar.corpus.job.run import diarize_corpus
 from raydiar.corpus.output import dataset
 from raydiar.errors import JobFailed, ManifestError, OutputError, StorageDenied
 from raydiar.storage.folder import Folder
-from raydiar.storage.lock import OutputLock, check_lock
+from raydiar.storage.lock import OutputLock, check_lock, holder_of, living_holder
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +168,25 @@ def test_a_lock_on_s3(s3):
             check_lock(folder, "run2")
     with OutputLock(folder, "run2"):
         pass
+    assert holder_of(folder) is None  # a file is left, since none is deleted on a condition
+
+
+def test_a_lock_on_s3_falls_free_by_the_clock_of_whoever_waits(s3, monkeypatch):
+    """The store's clock, and the holder's, may be wrong by any time."""
+    s3.make("locks", "some-key", [__file__])
+    folder = Folder("s3://locks/fifth")
+    with OutputLock(folder, "run1", silence=1.0):
+        left = json.loads(folder.read("_raydiar/lock")) | {"machine": "another"}
+    folder.publish("_raydiar/lock", json.dumps(left).encode())
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 360)
+    assert living_holder(folder) == "run1"  # asked of the store: it was written just now
+    begun = time.monotonic()
+    with OutputLock(folder, "run2", silence=1.0):
+        assert time.monotonic() - begun > 0.9
+        check_lock(folder, "run2")
+        with pytest.raises(OutputError, match="now: run2"):
+            check_lock(folder, "run1")
 
 
 def test_a_folder_on_s3_shows_what_others_wrote(s3):
@@ -204,7 +225,7 @@ def test_a_job_from_s3_to_s3_while_the_storage_fails_now_and_then(local_ray, s3,
     assert sorted(rows_of(output)) == sorted(expected)
     assert len(dataset.open(output)) == 20
     left = {path.rpartition("/")[2] for path in Folder(output).list("_raydiar")}
-    assert left == {"manifest.parquet", "run.json", "schema.parquet", "shards.parquet"}
+    assert left == {"lock", "manifest.parquet", "run.json", "schema.parquet", "shards.parquet"}
 
     s3.reset()
     again = diarize_corpus(None, output, source=source, device="cpu")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -210,24 +211,35 @@ class LocalPipeline:
         """
         import fsspec
 
+        from raydiar.storage.folder import staged
+
         filesystem, root = fsspec.core.url_to_fs(directory)
 
-        def copy(path: Path, sha256: str) -> str:
-            target = f"{root}/{sha256}/{path.name}"
-            if not filesystem.exists(target):
-                filesystem.makedirs(f"{root}/{sha256}", exist_ok=True)
-                filesystem.pipe_file(target, path.read_bytes())
-            return f"{filesystem.unstrip_protocol(target)}#sha256={sha256}"
+        def copy(path: Path, folder: str) -> str:
+            target = f"{root}/{folder}/{path.name}"
+            size = path.stat().st_size
+            if not filesystem.exists(target) or filesystem.size(target) != size:
+                uri = filesystem.unstrip_protocol(target)
+                with staged(uri) as file:  # whole, or a kill would leave half of it for good
+                    shutil.copyfile(path, file)
+            return filesystem.unstrip_protocol(target)
+
+        def copy_network(name: str, path: Path) -> Weights:
+            return Weights(f"{copy(path, self.hashes[name])}#sha256={self.hashes[name]}")
 
         plda = None
         if self.plda is not None:
-            for name in _PLDA_FILES:
-                copy(self.plda / name, self.hashes["plda"])
-            plda = Weights(filesystem.unstrip_protocol(f"{root}/{self.hashes['plda']}"))
+            files = [self.plda / name for name in _PLDA_FILES]
+            for file in files:
+                copy(file, self.hashes["plda"])
+            plda = Weights(
+                filesystem.unstrip_protocol(f"{root}/{self.hashes['plda']}"),
+                hashes=tuple((file.name, hub.sha256_of(file)) for file in files),
+            )
         config = replace(
             self.config,
-            segmentation=Weights(copy(self.segmentation, self.hashes["segmentation"])),
-            embedding=Weights(copy(self.embedding, self.hashes["embedding"])),
+            segmentation=copy_network("segmentation", self.segmentation),
+            embedding=copy_network("embedding", self.embedding),
             plda=plda,
         )
         return replace(self, config=config)

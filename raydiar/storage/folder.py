@@ -7,13 +7,15 @@ open publishes half a file on object stores.
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -25,12 +27,17 @@ from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from raydiar.storage import http_status
+from raydiar.errors import OutputError, RaydiarError
+from raydiar.storage.errors import http_status
 
 PRIVATE = "_raydiar"  # Parquet readers skip names with a leading underscore
 TEMPORARY = f"{PRIVATE}/tmp"
 # answers to a PUT with a condition: it does not hold, or another writer is at it
 _CONDITION_FAILED = (409, 412)
+# a process that was stopped while it compares and replaces must not stop all others for good
+_GUARD_SECONDS = 60.0
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # as some mounted stores answer
+_SWEEPS = 5  # times that a temporary file may be swept away by the end of another run
 
 
 class FolderConflict(Exception):
@@ -93,25 +100,61 @@ class Folder:
         files = {e["name"].rpartition("/")[2]: e["size"] for e in found if e["type"] == "file"}
         return dict(sorted(files.items()))
 
+    def folders(self, folder: str = "") -> list[str]:
+        """Names of the folders right inside a folder, in order; [] if absent."""
+        try:
+            found = self.fs.ls(self.path(folder), detail=True)
+        except FileNotFoundError:
+            return []
+        return sorted(
+            entry["name"].rstrip("/").rpartition("/")[2]
+            for entry in found
+            if entry["type"] == "directory"
+        )
+
+    def versions(self, folder: str = "") -> dict[str, str]:
+        """Names of the files right inside a folder, in order, and what changes if one does.
+
+        That is size and entity tag, or size and time of change: one listing tells it.
+        """
+        try:
+            found = self.fs.ls(self.path(folder), detail=True)
+        except FileNotFoundError:
+            return {}
+        versions = {}
+        for entry in found:
+            if entry["type"] == "file":
+                changed = next((entry[k] for k in ("ETag", "etag", "mtime") if k in entry), "")
+                versions[entry["name"].rpartition("/")[2]] = f"{entry['size']} {changed}"
+        return dict(sorted(versions.items()))
+
     def publish(self, name: str, data: bytes) -> None:
         """Make a file appear whole, in place of an older one of that name."""
         path = self.path(name)
         if not self.is_local:
             self.fs.pipe_file(path, data)
             return
-        temporary = self.path(f"{TEMPORARY}/{uuid.uuid4().hex}")
-        os.makedirs(os.path.dirname(temporary), exist_ok=True)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            if os.path.exists(temporary):
-                os.unlink(temporary)
-            raise
+        self._place(data, lambda temporary: os.replace(temporary, path))
+
+    def _place(self, data: bytes, place) -> None:
+        """Write a temporary file of this disk, and let `place` give it its name."""
+        for sweeps in range(1, _SWEEPS + 1):
+            temporary = self.path(f"{TEMPORARY}/{uuid.uuid4().hex}")
+            try:
+                os.makedirs(os.path.dirname(temporary), exist_ok=True)
+                with open(temporary, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                place(temporary)
+                return
+            except FileNotFoundError:  # the end of another run swept the temporary files away
+                if sweeps == _SWEEPS:
+                    raise
+            finally:
+                with suppress(FileNotFoundError):
+                    os.unlink(temporary)
 
     def publish_table(self, name: str, table: pa.Table) -> None:
         """Make a Parquet file appear whole, in place of an older one of that name."""
@@ -136,8 +179,14 @@ class Folder:
                 raise
             return
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "xb") as file:
-            file.write(data)
+        try:
+            # a link, so that a kill leaves no empty file that would count as the other's
+            self._place(data, lambda temporary: os.link(temporary, path))
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            with open(path, "xb") as file:
+                file.write(data)
 
     def read_version(self, name: str) -> tuple[bytes | None, str | None]:
         """Content of a file and what `replace` knows it by; None and None if it is absent."""
@@ -162,9 +211,7 @@ class Folder:
         """
         try:
             if self.is_local:
-                lock = Path(self.path(f"{PRIVATE}/{name}.lock"))
-                lock.parent.mkdir(parents=True, exist_ok=True)
-                with FileLock(lock):
+                with self._guard(name):
                     self._check_version(name, version)
                     self.publish(name, data)
             elif version is None:
@@ -181,6 +228,32 @@ class Folder:
                 raise
             self._check_mine(name, data)
 
+    def remove(self, name: str, version: str | None) -> None:
+        """Delete a file if its version is still `version`.
+
+        Exact on a file system; object stores compare first and then delete, which leaves a gap.
+
+        Raises
+        ------
+        FolderConflict
+            If another writer came first; nothing was deleted.
+        """
+        if not self.is_local:
+            self._check_version(name, version)
+            self.delete(name)
+            return
+        with self._guard(name):
+            self._check_version(name, version)
+            os.unlink(self.path(name))
+
+    @contextmanager
+    def _guard(self, name: str) -> Iterator[None]:
+        """One process of a file system at a time that compares and then replaces a file."""
+        guard = Path(self.path(f"{PRIVATE}/{name.removeprefix(f'{PRIVATE}/')}.guard"))
+        guard.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(guard, timeout=_GUARD_SECONDS):
+            yield
+
     def _entity_tag(self, name: str) -> str | None:
         self.fs.invalidate_cache(os.path.dirname(self.path(name)))
         return self.fs.info(self.path(name)).get("ETag")
@@ -195,7 +268,18 @@ class Folder:
             raise FolderConflict(name)
 
     def age(self, name: str) -> float:
-        """Seconds since a file was written."""
+        """Seconds since a file was written, by the clock of the store where it tells the time.
+
+        Raises
+        ------
+        FileNotFoundError
+        """
+        if hasattr(self.fs, "call_s3"):
+            bucket, key, _ = self.fs.split_path(self.path(name))
+            told = self.fs.call_s3("head_object", Bucket=bucket, Key=key, **self.fs.req_kw)
+            date = told.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+            with suppress(TypeError, ValueError):
+                return (parsedate_to_datetime(date) - told["LastModified"]).total_seconds()
         return time.time() - self.fs.modified(self.path(name)).timestamp()
 
     def move_in(self, source: str | os.PathLike, name: str) -> None:
@@ -214,6 +298,23 @@ class Folder:
         path = self.path(name)
         if self.fs.exists(path):
             self.fs.rm(path, recursive=True)
+
+
+@contextmanager
+def usable(folder: Folder) -> Iterator[None]:
+    """Errors of reading and writing a job's output, told as such.
+
+    Raises
+    ------
+    OutputError
+        For an OSError of the block, which must touch nothing but the output.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, RaydiarError):
+            raise
+        raise OutputError(f"{folder.uri} cannot be used as output: {error}") from error
 
 
 @contextmanager

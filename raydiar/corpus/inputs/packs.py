@@ -21,7 +21,7 @@ from raydiar.corpus.inputs.manifest import Manifest, check_unique
 from raydiar.corpus.inputs.shard_record import ShardRecord
 from raydiar.corpus.inputs.shards import is_shard
 from raydiar.corpus.inputs.sources import BYTES_PER_SECOND
-from raydiar.storage.folder import PRIVATE, Folder
+from raydiar.storage.folder import PRIVATE, Folder, usable
 
 PACKS = f"{PRIVATE}/packs"
 PACK_SECONDS = 30 * 60.0
@@ -228,6 +228,7 @@ class _PackWriter:
         if not self._packs:
             return
         name = f"{self.folder}/{self._num_files:06d}.parquet"
-        self.output.publish_table(name, pa.Table.from_pylist(self._packs, self.schema))
+        with usable(self.output):
+            self.output.publish_table(name, pa.Table.from_pylist(self._packs, self.schema))
         self._packs, self._num_recordings = [], 0
         self._num_files += 1

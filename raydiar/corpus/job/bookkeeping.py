@@ -23,7 +23,7 @@ from raydiar.corpus.watch.progress import RunSummary
 from raydiar.corpus.watch.record import write_record
 from raydiar.errors import JobFailed, OutputError, RaydiarError
 from raydiar.pipelines.config import LocalPipeline
-from raydiar.storage.folder import TEMPORARY, Folder
+from raydiar.storage.folder import TEMPORARY, Folder, usable
 from raydiar.storage.lock import OutputLock, check_lock
 
 
@@ -37,14 +37,26 @@ def new_run() -> str:
 
 
 @contextmanager
-def locked(folder: Folder, run: str) -> Iterator[None]:
-    try:
-        with OutputLock(folder, run):
+def locked(folder: Folder, run: str, say: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Hold the lock of an output.
+
+    Raises
+    ------
+    OutputError
+        If another run holds it, or the output cannot be used.
+    JobFailed
+        For an OSError of what is done meanwhile that nothing told better.
+    """
+    with OutputLock(folder, run, say=say):
+        try:
             yield
-    except OSError as error:
-        if isinstance(error, RaydiarError):
-            raise
-        raise OutputError(f"{folder.uri} cannot be used as output: {error}") from error
+        except OSError as error:
+            if isinstance(error, RaydiarError):
+                raise
+            raise JobFailed(
+                f"the job stopped: {type(error).__name__}: {error}\n"
+                "What is done is in the output: run the job again to go on from there."
+            ) from error
 
 
 @contextmanager
@@ -53,9 +65,15 @@ def scratch(folder: Folder, run: str) -> Iterator[None]:
     try:
         yield
     finally:
-        folder.delete(pack_folder(run))
-    for leftover in (PACKS, TEMPORARY):
-        folder.delete(leftover)
+        with suppress(Exception):  # an error of the run is worth more; the next run sweeps
+            folder.delete(pack_folder(run))
+    with usable(folder):
+        check_lock(folder, run)
+        # those of older runs only: should this one be asleep by now, others have begun since
+        for older in folder.folders(PACKS):
+            if older < run:
+                folder.delete(f"{PACKS}/{older}")
+        folder.delete(TEMPORARY)
 
 
 @contextmanager
@@ -82,20 +100,22 @@ def recorded(
         if summary.num_shards or summary.num_recordings > summary.num_done_before:
             write_record(folder, summary, dataset.pipeline_of(schema))
 
-    write()
+    with usable(folder):
+        write()
     try:
         yield write
     except BaseException:
         summary.state = "stopped"
-        with suppress(OSError):  # what stopped the run may be that nothing can be written
+        with suppress(Exception):  # what stopped the run may be that nothing can be written
             write()
         raise
     summary.state = "done"
-    write()
+    with usable(folder):
+        write()
 
 
 def agreed_schema(
-    folder: Folder, carried: pa.Schema, weights: LocalPipeline, reprocess: bool = False
+    folder: Folder, run: str, carried: pa.Schema, weights: LocalPipeline, reprocess: bool = False
 ) -> pa.Schema:
     """Schema of the output, which its first run fixes; columns that came later are added.
 
@@ -105,15 +125,17 @@ def agreed_schema(
         If the output was made by another pipeline, or has a carried column of another type.
     """
     pipeline = weights.describe()
-    schema = dataset.read_schema(folder)
-    if reprocess and schema and dataset.pipeline_of(schema)["fingerprint"] != weights.fingerprint:
-        dataset.delete_rows(folder)
-        schema = None
-    if schema is None:
-        schema = dataset.dataset_schema(weights.dimension, carried, pipeline)
-        dataset.write_schema(folder, schema)
-        return schema
-    made_by = dataset.pipeline_of(schema)
+    with usable(folder):
+        schema = dataset.read_schema(folder)
+        made_by = schema and dataset.pipeline_of(schema)
+        if reprocess and schema and made_by["fingerprint"] != weights.fingerprint:
+            dataset.delete_rows(folder, run)
+            schema = None
+        if schema is None:
+            # in place of an older one: a schema that is deleted might be the next run's already
+            schema = dataset.dataset_schema(weights.dimension, carried, pipeline)
+            dataset.write_schema(folder, schema)
+            return schema
     if made_by["fingerprint"] != pipeline["fingerprint"]:
         changed = [key for key in made_by if made_by[key] != pipeline[key] and key != "fingerprint"]
         raise OutputError(
@@ -142,16 +164,16 @@ def finish(
     shards: ShardLog | None = None,
 ) -> None:
     """Leave exactly one row a recording, to any reader."""
-    after = dataset.Inventory.read(folder, known=before)
-    written = after.of_run(run)
-    planned = is_member(written, plan.hashes)
-    missing = len(plan.hashes) - np.sum(planned)
-    if shards is not None:
-        if shards.num_read < plan.num_shards:
-            unread = plan.num_shards - shards.num_read
-            raise JobFailed(f"{unread} shards were not read to their end; run the job again")
-        missing += shards.num_rows - np.sum(~planned)
-    if missing:
-        raise JobFailed(f"{missing} recordings were left without a row; run the job again")
-    check_lock(folder, run)
-    dataset.remove_overruled(folder, run, after)
+    with usable(folder):
+        after = dataset.Inventory.read(folder, known=before)
+        written = after.of_run(run)
+        planned = is_member(written, plan.hashes)
+        missing = len(plan.hashes) - np.sum(planned)
+        if shards is not None:
+            if shards.num_read < plan.num_shards:
+                unread = plan.num_shards - shards.num_read
+                raise JobFailed(f"{unread} shards were not read to their end; run the job again")
+            missing += shards.num_rows - np.sum(~planned)
+        if missing:
+            raise JobFailed(f"{missing} recordings were left without a row; run the job again")
+        dataset.remove_overruled(folder, run, after)

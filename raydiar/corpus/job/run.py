@@ -128,11 +128,11 @@ def diarize_corpus(
     if not isinstance(pipeline, PipelineConfig):
         pipeline = load_config(pipeline, token=token)
     weights = pipeline.localize(token)
-    with locked(folder, summary.run):
+    with locked(folder, summary.run, report or print_line):
         if recordings is None:
             write_manifest(source, listing, without=folder.uri)
             recordings = read_manifest(listing, count_channels)
-        schema = agreed_schema(folder, recordings.carried, weights, reprocess)
+        schema = agreed_schema(folder, summary.run, recordings.carried, weights, reprocess)
         keep = None
         if keep_local is not None:
             kept = folder_of(keep_local)
@@ -194,8 +194,8 @@ def resolve_corpus(
     check_made_by(source, kept_schema, weights)
     recording = kept_schema.field("recording").type
     carried = pa.schema([f for f in recording if f.name not in RECORDING_FIELDS.names])
-    with locked(folder, summary.run):
-        schema = agreed_schema(folder, carried, weights)
+    with locked(folder, summary.run, report or print_line):
+        schema = agreed_schema(folder, summary.run, carried, weights)
         before = dataset.Inventory.read(folder)
         with scratch(folder, summary.run):
             plan = write_plan(source, before.done, folder, summary.run)

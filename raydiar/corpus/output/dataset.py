@@ -6,6 +6,11 @@ Rows of status "ok" and "error" lie in files of their own, `ok-<run>-<task>.parq
 found), and the end of a job rewrites overruled rows away. Names of runs sort by time. `<task>` is
 a hash of the recordings in the file, so that a write task that is run twice publishes the same
 file twice.
+
+What overrules what depends on the names of files alone, and what is left of a rewritten file is
+published, before the old one is deleted, under a name that overrules it (`rewritten_name`). So the
+file that counts for a recording is only ever deleted once one that overrules it is there, however
+many runs clean up at the same time, each from what it saw, and wherever one of them sleeps.
 """
 
 from __future__ import annotations
@@ -25,11 +30,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raydiar.corpus.hashes import hash_ids, is_member
-from raydiar.corpus.inputs.shard_record import SHARDS_FILE, ShardRecord
+from raydiar.corpus.inputs.shard_record import ShardRecord
 from raydiar.diarization import Diarization, Speaker, Turn
 from raydiar.errors import OutputError
+from raydiar.failures import retrying
 from raydiar.naming import printable, public_uri, without_secrets
-from raydiar.storage.folder import PRIVATE, Folder
+from raydiar.storage.folder import PRIVATE, Folder, usable
+from raydiar.storage.lock import check_lock
 
 SCHEMA_FILE = f"{PRIVATE}/schema.parquet"
 SCHEMA_VERSION = 2
@@ -358,7 +365,7 @@ class Inventory:
                 ids = pq.read_table(file, columns=["recording_id"]).column(0)
             return hash_ids(ids.to_pylist())
 
-        with ThreadPoolExecutor(16) as threads:
+        with usable(output), ThreadPoolExecutor(16) as threads:
             hashes = tuple(threads.map(ids_of, files))
         return cls(tuple(files), hashes, ShardRecord.load(output).whole)
 
@@ -419,12 +426,19 @@ def failed(output: Folder, inventory: Inventory, only_retryable: bool = True) ->
     return np.sort(np.concatenate(found))
 
 
-def delete_rows(output: Folder) -> None:
-    """Delete all rows of a dataset and then its schema, so that a kill leaves what it was."""
-    for name in Inventory.read(output).files:
+def delete_rows(output: Folder, run: str) -> None:
+    """Delete all rows of a dataset, so that a kill leaves what it was; its schema stays.
+
+    Raises
+    ------
+    OutputError
+        If another run has taken the output over.
+    """
+    for name in in_precedence(output.list()):
+        retrying(lambda: check_lock(output, run))
         output.delete(name)
-    output.delete(SHARDS_FILE)
-    output.delete(SCHEMA_FILE)
+    retrying(lambda: check_lock(output, run))
+    ShardRecord().publish(output)
 
 
 def remove_overruled(output: Folder, run: str, inventory: Inventory) -> int:
@@ -433,19 +447,45 @@ def remove_overruled(output: Folder, run: str, inventory: Inventory) -> int:
     A kill between publishing the rest and deleting the old file leaves rows twice, equal ones,
     which `open` and the next run see through.
 
+    Parameters
+    ----------
+    run : str
+        Holds the lock of the output, which is looked at before each step.
+
     Returns
     -------
     num_rows : int
         Removed.
+
+    Raises
+    ------
+    OutputError
+        If another run has taken the output over.
     """
     removed = 0
     for name, keep in zip(inventory.files, inventory.kept, strict=True):
         if keep.all():
             continue
+        retrying(lambda: check_lock(output, run))
         if keep.any():
             with output.open(name) as file:
                 rest = pq.read_table(file).filter(pa.array(keep))
-            publish_rows(output, run, name.partition("-")[0], rest)
+            ids = rest.column("recording_id").to_pylist()
+            output.publish_table(rewritten_name([name], ids), rest)
+            retrying(lambda: check_lock(output, run))
         output.delete(name)
         removed += int((~keep).sum())
     return removed
+
+
+def rewritten_name(names: Sequence[str], recording_ids: Sequence[str]) -> str:
+    """Name of the file that takes the place of others of one status, all of which it overrules.
+
+    It stands under the run of that one of them which overrules the rest, with a mark before
+    `<task>`: "." sorts before the digits of a hash, "z" after them, where error rows want it.
+    """
+    first = in_precedence(names)[0]
+    head, _, task = first.removesuffix(".parquet").rpartition("-")
+    mark = "." if first.startswith("ok-") else "z"
+    marks = len(task) - len(task.lstrip(mark)) + 1
+    return f"{head}-{mark * marks}{task_of(recording_ids)}.parquet"

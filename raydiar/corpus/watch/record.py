@@ -13,7 +13,7 @@ from importlib.metadata import version
 from raydiar import __version__
 from raydiar.corpus.watch.progress import RunSummary
 from raydiar.storage.folder import PRIVATE, Folder
-from raydiar.storage.lock import living_holder
+from raydiar.storage.lock import holder_of
 
 RUN_FILE = f"{PRIVATE}/run.json"
 RUNS = f"{PRIVATE}/runs"
@@ -30,7 +30,7 @@ def write_record(output: Folder, summary: RunSummary, pipeline: dict | None) -> 
     record = json.dumps(summary.record() | {"pipeline": pipeline}, indent=2).encode()
     output.publish(f"{RUNS}/{summary.run}.json", record)
     # a run that slept so long that its lock was taken must not speak for the new one
-    if living_holder(output) in (summary.run, None):
+    if holder_of(output) in (summary.run, None):
         output.publish(RUN_FILE, record)
 
 

@@ -53,15 +53,18 @@ class Reporter:
     def __exit__(self, *_) -> None:
         self._ended.set()
         self._thread.join()
-        self._live.close()
+        with suppress(Exception):  # a terminal that was closed takes no last line
+            self._live.close()
 
     def _run(self) -> None:
         while not self._ended.wait(self.every):
             # a moment's failure: the next attempt is near, and write tasks tell of worse
             with suppress(Exception):
                 self.record()
-            if self.report is not None:
-                self.report(self._line())
+            # whoever looked on may have gone, which is no reason to stop, nor to record no more
+            with suppress(Exception):
+                if self.report is not None:
+                    self.report(self._line())
 
     def _line(self) -> str:
         self.summary.tick()
@@ -84,7 +87,9 @@ class _QuietWatch:
 
 
 def print_line(line: str) -> None:
-    print(line, flush=True)  # the output of a submitted job is a file, which Python buffers
+    """Print a line, unless nobody reads any more: a job goes on without being watched."""
+    with suppress(OSError, ValueError):  # a broken pipe, a full disk under a log; a closed file
+        print(line, flush=True)  # the output of a submitted job is a file, which Python buffers
 
 
 def _live_line(line: Callable[[], str]):
