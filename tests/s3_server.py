@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from email.utils import formatdate, parsedate_to_datetime
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -51,6 +52,8 @@ class S3Server(ThreadingHTTPServer):
         Bytes of bodies sent to clients.
     faults : int
         Met so far.
+    clock : float
+        Seconds by which the server's clock is wrong.
     """
 
     request_queue_size = 128
@@ -72,6 +75,7 @@ class S3Server(ThreadingHTTPServer):
         self.fault: Fault = lambda method, path: None
         self.requests: list[tuple[str, str]] = []
         self.sent = self.faults = 0
+        self.clock = 0.0
 
     def start_backend(self) -> None:
         if self._backend is None:
@@ -132,8 +136,10 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "lose":
             self.close_connection = True
             return None
-        self.send_response(answer.status)
+        self.send_response_only(answer.status)
         for name, value in answer.getheaders():
+            if name.lower() in ("date", "last-modified"):
+                value = formatdate(parsedate_to_datetime(value).timestamp() + self.server.clock)
             if name.lower() not in ("connection", "transfer-encoding", "content-length"):
                 self.send_header(name, value)
         length = len(content)

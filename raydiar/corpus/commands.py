@@ -50,7 +50,11 @@ def diarize(
     ] = None,
     source: Annotated[
         str | None,
-        typer.Option("--input", help="Folder, prefix or glob of audio, instead of a manifest."),
+        typer.Option(
+            "--input",
+            help="Folder, prefix or glob of audio, or a listing: S3 Inventory's manifest.json, "
+            "a table of objects. Instead of a manifest.",
+        ),
     ] = None,
     pipeline: Annotated[
         str | None, typer.Option(help="Hub repository, directory or config; default embedded.")
@@ -129,7 +133,13 @@ def resolve(
 
 @app.command()
 def manifest(
-    source: Annotated[str, typer.Argument(help="Folder, prefix or glob of audio or shards.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Folder, prefix or glob of audio or shards; or an S3 Inventory's manifest.json, "
+            "or a table of objects."
+        ),
+    ],
     output: Annotated[str, typer.Option(help="Parquet manifest to write.")],
 ) -> None:
     """Write a manifest of all audio below SOURCE."""
@@ -151,6 +161,25 @@ def status(
     with _told_in_one_line():
         found = read_status(output)
     typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else found)
+
+
+@app.command()
+def compact(
+    output: Annotated[str, typer.Argument(help="Folder or URI of a dataset.")],
+    file_mib: Annotated[
+        int, typer.Option("--file-mib", help="Merge files up to this size, in MiB.", min=1)
+    ] = 128,
+) -> None:
+    """Merge the many small files of OUTPUT into few; no job may be writing it meanwhile."""
+    from raydiar.corpus.job.compaction import compact as compact_dataset
+
+    with _told_in_one_line():
+        done = compact_dataset(output, file_mib * 2**20, lambda line: typer.echo(line, err=True))
+    removed = f", {done.num_removed:,} overruled rows removed" if done.num_removed else ""
+    typer.echo(
+        f"{done.num_rows:,} rows in {done.num_files:,} files (before: "
+        f"{done.num_files_before:,}){removed}"
+    )
 
 
 @app.command()

@@ -299,6 +299,12 @@ class Folder:
         if self.fs.exists(path):
             self.fs.rm(path, recursive=True)
 
+    def delete_empty(self, folder: str) -> None:
+        """Delete a folder that holds nothing; object stores have none."""
+        if self.is_local:
+            with suppress(OSError):
+                os.rmdir(self.path(folder))
+
 
 @contextmanager
 def usable(folder: Folder) -> Iterator[None]:

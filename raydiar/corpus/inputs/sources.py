@@ -3,6 +3,7 @@
 S3 is listed in pages of keys below the longest literal prefix, which takes one request for a
 thousand objects however they are spread over folders. Other storage is walked, and holds the
 names of one folder at a time: fsspec has no pages to offer, and its `glob` and `find` hold all.
+Of what was listed by others, an S3 Inventory or a table, the audio is taken.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator
 from itertools import islice
 
 import pyarrow as pa
@@ -20,6 +20,8 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
 
+from raydiar.corpus.inputs.inventory import listing_of
+from raydiar.corpus.inputs.listing import HIDDEN, Found, walk
 from raydiar.corpus.inputs.shards import is_shard
 from raydiar.errors import ManifestError, RaydiarError
 from raydiar.failures import retrying
@@ -37,9 +39,6 @@ BYTES_PER_SECOND = {
     **dict.fromkeys((".mp4", ".mkv", ".webm", ".mov", ".avi", ".mpg", ".mpeg", ".ts"), 20_000),
 }
 _SCHEMA = pa.schema([("uri", pa.string()), ("size", pa.int64())])
-_HIDDEN = (".", "_")
-
-Found = Iterator[tuple[str, int | None]]
 
 
 def list_audio(source: str, without: str | None = None) -> Found:
@@ -52,6 +51,9 @@ def list_audio(source: str, without: str | None = None) -> Found:
         glob (`s3://bucket/podcasts/**/*.mp3`), whose every match is taken, or a single file;
         local or fsspec URI. What exists under that very name is no glob. A local name that is no
         UTF-8 is given as a `file://` URI with escapes.
+        Or a listing: the `manifest.json` of an S3 Inventory, or a table of objects (Parquet, CSV,
+        JSON Lines; `uri`, or `bucket` and `key`; `size` where known), of which the files with a
+        known ending are taken.
     without : str, optional
         A folder that is left out, wherever it lies: the output of a job.
     """
@@ -61,8 +63,18 @@ def list_audio(source: str, without: str | None = None) -> Found:
     omitted = None
     if without is not None:
         other, root = url_to_fs(without)
+        root = f"{root.rstrip('/')}/"
         if other.protocol == fs.protocol:
-            omitted = f"{root.rstrip('/')}/"
+            omitted = root
+    listed = None if is_pattern else listing_of(fs, path, source)
+    if listed is not None:
+        outside = None if without is None else (root, other.unstrip_protocol(root))
+        for uri, size in listed:
+            folders = uri.partition("://")[2].split("/")[1:-1]  # of a bucket; none of a local path
+            hidden = any(folder.startswith(HIDDEN) for folder in folders)
+            if _is_taken(uri) and not hidden and not (outside and uri.startswith(outside)):
+                yield uri, size
+        return
     for name, size in _glob(fs, path) if is_pattern else _below(fs, path):
         if omitted is None or not name.startswith(omitted):
             of_disk = isinstance(fs, LocalFileSystem)
@@ -74,12 +86,14 @@ def _below(fs: AbstractFileSystem, path: str) -> Found:
         yield path, fs.size(path)
         return
     root = path.rstrip("/")
-    for name, size in _walk(fs, root, "", depth=None, hidden=False):
+    for name, size in walk(fs, root, "", depth=None, hidden=False):
         folders = name[len(root) + 1 :].split("/")[:-1]
-        if any(folder.startswith(_HIDDEN) for folder in folders):
-            continue
-        if is_audio(name) or (is_shard(name) and not name.rpartition("/")[2].startswith(".")):
+        if _is_taken(name) and not any(folder.startswith(HIDDEN) for folder in folders):
             yield name, size
+
+
+def _is_taken(name: str) -> bool:
+    return is_audio(name) or (is_shard(name) and not name.rpartition("/")[2].startswith("."))
 
 
 def _glob(fs: AbstractFileSystem, pattern: str) -> Found:
@@ -88,62 +102,9 @@ def _glob(fs: AbstractFileSystem, pattern: str) -> Found:
     rest = pattern[len(root) + 1 :]
     depth = None if "**" in rest else rest.count("/") + 1
     matches = re.compile(glob_translate(pattern)).match
-    for name, size in _walk(fs, root, stem, depth, hidden=True):
+    for name, size in walk(fs, root, stem, depth, hidden=True):
         if matches(name):
             yield name, size
-
-
-def _walk(fs: AbstractFileSystem, root: str, stem: str, depth: int | None, hidden: bool) -> Found:
-    """Files below a folder whose path goes on with `stem`, as deep as `depth` folders.
-
-    On S3 hidden folders are among them in any case: they share its pages.
-    """
-    if isinstance(fs, LocalFileSystem):
-        return _walk_local(root or "/", depth, hidden)
-    if hasattr(fs, "call_s3"):
-        return _list_s3(fs, root, stem, delimiter="/" if depth == 1 else "")
-    return _walk_folders(fs, root, depth, hidden)
-
-
-def _walk_local(root: str, depth: int | None, hidden: bool) -> Found:
-    def refuse(error: OSError):
-        raise error
-
-    # links to folders are not followed, or what lies behind them might be listed twice
-    for folder, folders, files in os.walk(root, onerror=refuse):
-        inside = folder.removeprefix(root).strip("/")
-        if depth is not None and len(inside.split("/") if inside else []) + 1 >= depth:
-            folders.clear()
-        folders[:] = sorted(n for n in folders if hidden or not n.startswith(_HIDDEN))
-        for name in sorted(files):
-            path = os.path.join(folder, name)
-            try:
-                yield path, os.stat(path).st_size
-            except FileNotFoundError:
-                yield path, None  # a link to nowhere: decoding will say so
-
-
-def _list_s3(fs: AbstractFileSystem, root: str, stem: str, delimiter: str) -> Found:
-    if not root:
-        raise ManifestError(f"s3://{stem}: name the bucket; there is no listing across buckets")
-    bucket, key, _ = fs.split_path(root)
-    request = {"Bucket": bucket, "Prefix": f"{key}/{stem}".lstrip("/"), "Delimiter": delimiter}
-    while True:
-        page = retrying(lambda: fs.call_s3("list_objects_v2", **request, **fs.req_kw))
-        for found in page.get("Contents", ()):
-            if not found["Key"].endswith("/"):  # consoles mark folders by empty objects
-                yield f"{bucket}/{found['Key']}", found["Size"]
-        if not page.get("IsTruncated"):
-            return
-        request["ContinuationToken"] = page["NextContinuationToken"]
-
-
-def _walk_folders(fs: AbstractFileSystem, root: str, depth: int | None, hidden: bool) -> Found:
-    for _, folders, files in fs.walk(root, maxdepth=depth, detail=True, on_error="raise"):
-        for name in [n for n in folders if n.startswith(_HIDDEN) and not hidden]:
-            del folders[name]
-        for _, details in sorted(files.items()):
-            yield details["name"], details["size"]
 
 
 def write_manifest(source: str, manifest: str, without: str | None = None) -> int:

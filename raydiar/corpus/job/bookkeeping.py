@@ -19,6 +19,7 @@ from raydiar.corpus.hashes import is_member
 from raydiar.corpus.inputs.packs import PACKS, PackPlan, pack_folder
 from raydiar.corpus.inputs.shard_record import ShardLog
 from raydiar.corpus.output import dataset
+from raydiar.corpus.output.row_index import update_index
 from raydiar.corpus.watch.progress import RunSummary
 from raydiar.corpus.watch.record import write_record
 from raydiar.errors import JobFailed, OutputError, RaydiarError
@@ -73,6 +74,7 @@ def scratch(folder: Folder, run: str) -> Iterator[None]:
         for older in folder.folders(PACKS):
             if older < run:
                 folder.delete(f"{PACKS}/{older}")
+        folder.delete_empty(PACKS)
         folder.delete(TEMPORARY)
 
 
@@ -176,4 +178,6 @@ def finish(
             missing += shards.num_rows - np.sum(~planned)
         if missing:
             raise JobFailed(f"{missing} recordings were left without a row; run the job again")
-        dataset.remove_overruled(folder, run, after)
+        if dataset.remove_overruled(folder, run, after):
+            after = dataset.Inventory.read(folder, known=after)
+        update_index(folder, after.indexed)

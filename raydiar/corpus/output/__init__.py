@@ -2,6 +2,7 @@
 
 - `dataset`: the fixed schema; exactly one row a recording, by the precedence of file names; files
   never change, and are published whole.
+- `row_index`: which recordings each file holds; a cache, never the truth.
 - `kept`: LocalSpeakers for clustering again without GPU or audio.
 - `export`: the dataset as RTTM, CSV, JSON or a table of turns.
 """

@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,6 +31,7 @@ import pyarrow.parquet as pq
 
 from raydiar.corpus.hashes import hash_ids, is_member
 from raydiar.corpus.inputs.shard_record import ShardRecord
+from raydiar.corpus.output.row_index import FEW_FILES, IndexedFile, read_index
 from raydiar.diarization import Diarization, Speaker, Turn
 from raydiar.errors import OutputError
 from raydiar.failures import retrying
@@ -45,6 +46,7 @@ SCHEMA_VERSION = 2
 _PIPELINE_KEY = b"raydiar.pipeline"
 _VERSION_KEY = b"raydiar.schema"
 _FILES_AHEAD = 8  # of a dataset that is streamed
+_ATTEMPTS = 5
 _FILE_NAME = re.compile(r"(ok|error)-.+\.parquet")
 
 TURNS = pa.list_(
@@ -303,15 +305,18 @@ class DiarizationDataset:
         wanted = self.schema.names if columns is None else list(columns)
 
         def read(name: str, keep: np.ndarray) -> list[pa.RecordBatch]:
-            with self.output.open(name) as file:
-                parquet = pq.ParquetFile(file)
-                there = [column for column in wanted if column in parquet.schema_arrow.names]
-                table = parquet.read(there)
-            for column in wanted:  # of a file that is older than the column
-                if column not in there:
-                    nulls = pa.nulls(len(table), self.schema.field(column).type)
-                    table = table.append_column(self.schema.field(column), nulls)
-            return table.select(wanted).filter(pa.array(keep)).combine_chunks().to_batches()
+            try:
+                with self.output.open(name) as file:
+                    parquet = pq.ParquetFile(file)
+                    there = [column for column in wanted if column in parquet.schema_arrow.names]
+                    table = parquet.read(there)
+            except FileNotFoundError as error:
+                raise OutputError(
+                    f"{self.output.uri} was rewritten while it was read: {name} is gone. "
+                    "Open it again."
+                ) from error
+            table = completed(table, pa.schema(map(self.schema.field, wanted)))
+            return table.filter(pa.array(keep)).combine_chunks().to_batches()
 
         with ThreadPoolExecutor(_FILES_AHEAD) as threads:
             reading: deque[Future] = deque()
@@ -325,6 +330,14 @@ class DiarizationDataset:
     def to_table(self, columns: Sequence[str] | None = None) -> pa.Table:
         schema = self.schema if columns is None else pa.schema(map(self.schema.field, columns))
         return pa.Table.from_batches(self.batches(columns), schema=schema)
+
+
+def completed(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Rows with all columns of a schema; null where their file is older than the column."""
+    for column in schema:
+        if column.name not in rows.column_names:
+            rows = rows.append_column(column, pa.nulls(len(rows), column.type))
+    return rows.select(schema.names)
 
 
 def in_precedence(names: Iterable[str]) -> list[str]:
@@ -346,28 +359,47 @@ class Inventory:
         Of the recording ids of each file, in row order.
     shards : (num_shards,) S16
         Sorted hashes of the shards that were read whole after all: their error rows are overruled.
+    indexed : dict
+        Each file as the index keeps it (`row_index`).
     """
 
     files: tuple[str, ...]
     hashes: tuple[np.ndarray, ...]
     shards: np.ndarray = field(default_factory=lambda: np.empty(0, "S16"))
+    indexed: Mapping[str, IndexedFile] = field(default_factory=dict, repr=False)
 
     @classmethod
     def read(cls, output: Folder, known: Inventory | None = None) -> Inventory:
-        """Read the ids of all files of an output, or only of those not `known` (none changes)."""
-        files = in_precedence(output.list())
-        read = dict(zip(known.files, known.hashes, strict=True)) if known else {}
+        """Read the ids of all files of an output that neither its index nor `known` knows."""
+        with usable(output):
+            for attempt in range(1, _ATTEMPTS + 1):
+                try:
+                    return cls._read(output, known)
+                except FileNotFoundError:  # rewritten by the end of a run since it was listed
+                    if attempt == _ATTEMPTS:
+                        raise
+        raise AssertionError
 
-        def ids_of(name: str) -> np.ndarray:
-            if name in read:
+    @classmethod
+    def _read(cls, output: Folder, known: Inventory | None) -> Inventory:
+        versions = output.versions()
+        files = in_precedence(versions)
+        if known is None and len(files) > FEW_FILES:
+            read = read_index(output, versions)
+        else:
+            read = dict(known.indexed) if known else {}
+
+        def look_into(name: str) -> IndexedFile:
+            if name in read and read[name].version == versions[name]:
                 return read[name]
             with output.open(name) as file:
                 ids = pq.read_table(file, columns=["recording_id"]).column(0)
-            return hash_ids(ids.to_pylist())
+            return IndexedFile(versions[name], hash_ids(ids.to_pylist()))
 
-        with usable(output), ThreadPoolExecutor(16) as threads:
-            hashes = tuple(threads.map(ids_of, files))
-        return cls(tuple(files), hashes, ShardRecord.load(output).whole)
+        with ThreadPoolExecutor(16) as threads:
+            indexed = dict(zip(files, threads.map(look_into, files), strict=True))
+        hashes = tuple(file.hashes for file in indexed.values())
+        return cls(tuple(files), hashes, ShardRecord.load(output).whole, indexed)
 
     @cached_property
     def done(self) -> np.ndarray:
