@@ -158,7 +158,7 @@ def kill_session(process: subprocess.Popen) -> None:
 
 
 def kills(output: Output, address: str, number: int, rng: random.Random) -> dict:
-    """Kill drivers at random moments, each after some more rows or some time, and then let one end."""
+    """Kill drivers at random moments, after some more rows or some time; then let one end."""
     killed, seconds = [], time.monotonic()
     per_kill = max(1, len(output.ids) // (number + 2))
     while len(killed) < number:

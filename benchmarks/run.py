@@ -30,6 +30,7 @@ BENCHMARKS = {
     "serving": (["serving.py"], ["--seconds", "10", "--rounds", "1"]),
     "serving_faults": (["serving_faults.py"], ["--seconds", "20"]),
     "evaluation": (["evaluation.py"], ["--recordings", "12"]),
+    "kills": (["kills.py"], ["--quick"]),
     "linking": (["linking.py"], ["--people", "8", "--conversations", "6"]),
 }
 

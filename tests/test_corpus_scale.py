@@ -179,7 +179,7 @@ def test_an_s3_inventory_is_taken_as_input(tmp_path, form):
 
 def test_an_inventory_that_is_none_is_refused(tmp_path):
     (tmp_path / "manifest.json").write_text('{"name": "my web app"}')
-    with pytest.raises(ManifestError, match="not the manifest.json of an S3 Inventory"):
+    with pytest.raises(ManifestError, match=r"not the manifest\.json of an S3 Inventory"):
         list(list_audio(str(tmp_path / "manifest.json")))
 
 
