@@ -159,7 +159,7 @@ def finish(folder: Folder, run: str) -> None:
 def start(folder: Halting, run: str) -> threading.Thread:
     """Let a run that holds the lock clean up until it halts."""
     Folder(folder.uri).publish("_raydiar/lock", json.dumps({"run": run}).encode())
-    thread = threading.Thread(target=finish, args=(folder, run))
+    thread = threading.Thread(target=finish, args=(folder, run), daemon=True)
     thread.start()
     while thread.is_alive() and not folder.halted.wait(0.002):
         pass
