@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from raydiar.inference.batches import Job, Slice, WindowBatch, fill_batches
-from raydiar.inference.embedder import make_embedder
+from raydiar.inference.embedder import Request, make_embedder
 from raydiar.inference.forks import check_not_forked, claim_process
 from raydiar.inference.segmenter import Segmenter
 from raydiar.local_speakers import LocalSpeakers, pack_activity
@@ -115,6 +115,7 @@ class LocalInference:
         self,
         recordings: Iterable[np.ndarray | Slice],
         progress: Callable[[int], None] | None = None,
+        embedded: Callable[[int], None] | None = None,
     ) -> Iterator[LocalSpeakers]:
         """
         Parameters
@@ -123,6 +124,8 @@ class LocalInference:
             16 kHz mono; consumed as batches need them.
         progress : callable, optional
             Called with the number of windows of each batch once it is segmented.
+        embedded : callable, optional
+            Called with the number of windows of each batch once its speakers are embedded too.
 
         Yields
         ------
@@ -138,17 +141,24 @@ class LocalInference:
         """
         check_not_forked()
         pending: deque[Job] = deque()
+        waiting: deque[tuple[Request, int]] = deque()
         jobs = (Job(recording, self.grid) for recording in recordings)
         for started, stretches in fill_batches(jobs, self.grid, self.batch_size):
             pending.extend(started)
             with self._numerics():
-                self._run(stretches)
+                request = self._run(stretches)
+            num_windows = sum(stretch.num_windows for stretch in stretches)
             if progress is not None:
-                progress(sum(stretch.num_windows for stretch in stretches))
+                progress(num_windows)
+            if embedded is not None:
+                waiting.append((request, num_windows))
+                _tell_embedded(waiting, embedded)
             while pending and self._finished(pending[0]):
                 yield self._result(pending.popleft())
         with self._numerics():
             self._embedder.flush()
+        if embedded is not None:
+            _tell_embedded(waiting, embedded)
         while pending:
             yield self._result(pending.popleft())
 
@@ -163,7 +173,7 @@ class LocalInference:
                 stack.enter_context(torch.autocast(self.device.type, self.dtype))
             yield
 
-    def _run(self, stretches) -> None:
+    def _run(self, stretches) -> Request:
         batch = WindowBatch(stretches, self.grid, self.device)
         active, posteriors = self._segmenter(batch.windows())
         masks = speaker_masks(active, self._exclude_overlap, self._min_num_frames)
@@ -183,6 +193,7 @@ class LocalInference:
             start = stop
             if stretch.first_window + stretch.num_windows == stretch.job.last_window:
                 stretch.job.samples = None  # the PCM may go: only embeddings are still to come
+        return request
 
     def _finished(self, job: Job) -> bool:
         return job.samples is None and not any(request.missing for *_, request, _ in job.results)
@@ -202,3 +213,8 @@ class LocalInference:
             first_window=job.first_window,
             grid=self.grid,
         )
+
+
+def _tell_embedded(waiting: deque[tuple[Request, int]], embedded: Callable[[int], None]) -> None:
+    while waiting and not waiting[0][0].missing:
+        embedded(waiting.popleft()[1])

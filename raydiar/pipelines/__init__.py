@@ -5,7 +5,11 @@ from importlib import import_module
 _HOMES = {
     "Pipeline": "raydiar.pipelines.speaker_diarization",
     "SpeakerDiarization": "raydiar.pipelines.speaker_diarization",
+    "RemoteDiarization": "raydiar.pipelines.remote",
+    "ArtifactHook": "raydiar.pipelines.hooks",
+    "Hooks": "raydiar.pipelines.hooks",
     "ProgressHook": "raydiar.pipelines.hooks",
+    "TimingHook": "raydiar.pipelines.hooks",
 }
 
 __all__ = list(_HOMES)

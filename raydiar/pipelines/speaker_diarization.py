@@ -23,6 +23,8 @@ from raydiar.models import Model
 from raydiar.pipelines.config import LocalPipeline
 from raydiar.pipelines.config_file import load_config, read_parameters
 from raydiar.pipelines.files import AudioFile, with_distinct_names
+from raydiar.pipelines.remote import RemoteDiarization, remote_model
+from raydiar.pipelines.reporting import Reporter
 
 
 def local_inference(
@@ -158,7 +160,7 @@ class SpeakerDiarization:
     ) -> Iterator[tuple[Any, Diarization]]:
         if self._inference is None:
             self._inference = local_inference(self._pipeline, self.device)
-        reported = _Reporter(hook)
+        reported = Reporter(hook)
         waiting: deque[tuple[AudioFile, list[str]]] = deque()
 
         def decoded() -> Iterator[np.ndarray]:
@@ -175,13 +177,14 @@ class SpeakerDiarization:
                 waiting.append((file, warnings))
                 yield samples
 
-        for local in self._inference(decoded(), progress=reported.advance):
+        for local in self._inference(
+            decoded(), progress=reported.segmented, embedded=reported.embedded
+        ):
             file, warnings = waiting.popleft()
-            reported.done(file, "segmentation", local)
-            reported.done(file, "embeddings", local.embeddings)
+            reported.heard(file, local)
             output = self.resolve(local, uri=file.uri, **bounds)
+            reported.resolved(file, local, output)
             output = replace(output, warnings=(*warnings, *output.warnings)).shifted(file.start)
-            reported.done(file, "discrete_diarization", output)
             yield file.original, output
 
     def resolve(self, local: LocalSpeakers, uri: str = "recording", **bounds) -> Diarization:
@@ -195,37 +198,6 @@ class SpeakerDiarization:
             uri=uri,
             **bounds,
         )
-
-
-class _Reporter:
-    """Tells a hook which recording a batch of windows belonged to."""
-
-    def __init__(self, hook: Callable | None):
-        self._hook = hook
-        self._open: deque[list] = deque()
-
-    def start(self, file: AudioFile, num_windows: int) -> None:
-        if self._hook is not None:
-            self._open.append([file, 0, num_windows])
-            self._tell(self._open[-1])
-
-    def advance(self, num_windows: int) -> None:
-        while self._hook is not None and num_windows and self._open:
-            entry = self._open[0]
-            step = min(num_windows, entry[2] - entry[1])
-            entry[1] += step
-            num_windows -= step
-            self._tell(entry)
-            if entry[1] == entry[2]:
-                self._open.popleft()
-
-    def done(self, file: AudioFile, step: str, artifact) -> None:
-        if self._hook is not None:
-            self._hook(step, artifact, file={"uri": file.uri})
-
-    def _tell(self, entry: list) -> None:
-        file, completed, total = entry
-        self._hook("segmentation", None, file={"uri": file.uri}, total=total, completed=completed)
 
 
 class Pipeline:
@@ -259,6 +231,8 @@ class Pipeline:
         ConfigError, WeightsNotFound, CheckpointError
         """
         token = token or use_auth_token
+        if (model := remote_model(checkpoint)) is not None:
+            return RemoteDiarization(model, token)
         config = load_config(
             checkpoint, revision=revision, subfolder=subfolder, token=token, cache_dir=cache_dir
         )
