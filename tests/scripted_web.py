@@ -20,7 +20,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.send(404, b"not here")
         return act(self)
 
-    do_GET = do_POST = answer
+    do_GET = do_POST = do_PUT = answer
 
     def send(self, status, body=b"", **headers):
         self.send_response(status)

@@ -6,7 +6,7 @@ do.
 """
 
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
@@ -26,8 +26,9 @@ MAX_VOICEPRINTS = 50
 MAX_QUERIES = 100
 MAX_HITS = 1000
 
-# The official client always names one of these, whatever it talks to.
-MODELS = ("precision-1", "precision-2", "community-1")
+# The official client always names one, whatever it talks to: precision-2, community-1, and what
+# comes after them.
+MODEL = r"^[a-z]+-[0-9][0-9a-z.]{0,9}$"
 
 _NOT_HERE = "this server has no speech-to-text model; leave it out"
 
@@ -79,8 +80,10 @@ class JobRequest(Request):
     )
     webhook: Url | None = Field(None, description="URL that is told when the job is over")
     webhook_status_only: bool | None = Field(None, description="Leave the output out of it")
-    model: Literal[MODELS] | None = Field(
-        None, description="Taken for compatibility: the server has one pipeline, and tells"
+    model: Annotated[str, StringConstraints(pattern=MODEL)] | None = Field(
+        None,
+        description="Taken for compatibility: the server has one pipeline, and tells",
+        examples=["precision-3"],
     )
 
     def document(self) -> dict[str, Any]:
