@@ -154,6 +154,10 @@ class SimulationError(RaydiarError, ValueError):
     """No conversation can be made of these voices, turn structures, rooms or noises."""
 
 
+class TrainingError(RaydiarError):
+    """Training cannot start or go on; the message says why and what to change."""
+
+
 class DatabaseUnavailable(RaydiarError):
     """The database does not answer, or not in time: worth another try."""
 
