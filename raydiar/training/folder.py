@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raydiar.corpus.folder import Folder
+from raydiar.storage.folder import Folder
 from raydiar.errors import TrainingError
 
 _CHECKPOINT = re.compile(r"step-(\d{9})\.ckpt")

@@ -20,7 +20,7 @@ import fsspec
 import numpy as np
 
 from raydiar.audio import probe
-from raydiar.corpus.tables import open_table
+from raydiar.storage.tables import open_table
 from raydiar.errors import ManifestError, RaydiarError
 
 KNOWN = ("uri", "rttm", "uem", "recording_id", "start", "duration", "channel", "seconds")

@@ -43,15 +43,16 @@ class TrainingModule(L.LightningModule):
     def __init__(self, model: nn.Module, task: Task, config: TrainingConfig):
         super().__init__()
         self.model = fit_to(model, task.specifications)
-        self.model.requires_grad_(True)
+        if not any(parameter.requires_grad for parameter in self.model.parameters()):
+            self.model.requires_grad_(True)
         self.task, self.config = task, config
         self.loss_func = task.attach(self.model)
         check_names(self.model, config.freeze, "freeze")
         if not config.unfreeze_every:
             for name, parameter in self.model.named_parameters():
-                parameter.requires_grad_(not is_frozen(name, config.freeze))
+                if is_frozen(name, config.freeze):
+                    parameter.requires_grad_(False)
         self.average = MovingAverage(self.model, config.ema) if config.ema else None
-        self.strict_loading = True
 
     def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
         return self.model(waveforms)

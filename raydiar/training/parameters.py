@@ -18,15 +18,18 @@ def fit_to(model: nn.Module, specifications: Specifications) -> nn.Module:
     Only the classifier depends on the task. It is drawn anew, with a warning, where the number of
     outputs changes.
     """
-    classifier = getattr(model, "classifier", None)
-    if isinstance(classifier, nn.Linear) and classifier.out_features != specifications.num_outputs:
+    before = model.classifier.out_features if hasattr(model, "classifier") else None
+    model.specifications = specifications
+    if before is not None and before != specifications.num_outputs:
         warnings.warn(
-            f"the task has {specifications.num_outputs} outputs, the network "
-            f"{classifier.out_features}: its last layer is trained from scratch",
+            f"the task has {specifications.num_outputs} outputs, the network {before}: its last "
+            "layer is trained from scratch",
             stacklevel=2,
         )
-        model.classifier = nn.Linear(classifier.in_features, specifications.num_outputs)
-    model.specifications = specifications
+    if hasattr(model, "setup"):
+        model.setup()
+    elif before is not None and before != specifications.num_outputs:
+        model.classifier = nn.Linear(model.classifier.in_features, specifications.num_outputs)
     return model
 
 

@@ -1,0 +1,274 @@
+"""From a run, or a network, to files that others load.
+
+- raydiar: a folder that `Pipeline.from_pretrained`, the corpus job and the server take as it is:
+  `config.yaml` of a pipeline, and the network as safetensors, whose header says what it is (JSON).
+- pyannote: a checkpoint in the form of pyannote.audio 4.
+- onnx: batch and length are free.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from raydiar.errors import ConfigError, TrainingError
+from raydiar.models.specifications import Specifications
+from raydiar.training.folder import BEST, RunFolder
+
+FORMATS = ("raydiar", "pyannote", "onnx")
+HEADER = "raydiar"
+"""Key of the safetensors header under which the description of the network is."""
+
+
+def describe(model: nn.Module) -> dict[str, Any]:
+    """What is needed beside the tensors to make a network again, as JSON-able values."""
+    specifications = model.specifications
+    return {
+        "architecture": type(model).__name__,
+        "hyper_parameters": json.loads(json.dumps(dict(model.hparams))),
+        "specifications": {
+            **asdict(specifications),
+            "problem": specifications.problem.name,
+            "resolution": specifications.resolution.name,
+        },
+    }
+
+
+def to_safetensors(model: nn.Module, state: dict[str, torch.Tensor] | None = None) -> bytes:
+    """A network as one safetensors file that describes itself."""
+    from safetensors.torch import save
+
+    state = model.state_dict() if state is None else state
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    return save(tensors, metadata={HEADER: json.dumps(describe(model))})
+
+
+def export(run: str | os.PathLike, form: str, into: str | os.PathLike) -> Path:
+    """Write the best network of a run in another form.
+
+    Parameters
+    ----------
+    run : str or path
+        Folder of a run; or anything that `Model.from_pretrained` takes.
+    form : str
+        "raydiar" (a folder), "pyannote" (a file, or `pytorch_model.bin` in a folder) or "onnx" (a
+        file).
+    into : str or path
+
+    Returns
+    -------
+    path : Path
+        Of what was written.
+
+    Raises
+    ------
+    TrainingError, CheckpointError, WeightsNotFound, ConfigError
+    """
+    if form not in FORMATS:
+        raise ConfigError(f"unknown format {form!r}; there are {', '.join(FORMATS)}")
+    model = load_trained(run)
+    into = Path(into)
+    if form == "raydiar":
+        return write_folder(model, into)
+    if form == "pyannote":
+        path = into if into.suffix in (".bin", ".ckpt", ".pt") else into / "pytorch_model.bin"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(to_pyannote(model))
+        return path
+    path = into if into.suffix == ".onnx" else into / "model.onnx"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_onnx(model, path)
+    return path
+
+
+def load_trained(run: str | os.PathLike) -> nn.Module:
+    """The network of a run's folder, or what else `Model.from_pretrained` takes."""
+    from raydiar.models import Model
+
+    folder = RunFolder(os.fspath(run))
+    if folder.folder.exists("run.json"):
+        if not folder.folder.exists(BEST):
+            raise TrainingError(f"{run} has learnt nothing yet: there is no {BEST} in it")
+        file = io.BytesIO(folder.folder.read(BEST))
+        file.name = f"{run}/{BEST}"
+        return Model.from_pretrained(file)
+    return Model.from_pretrained(os.fspath(run))
+
+
+# -- raydiar -----------------------------------------------------------------------------------
+
+
+def write_folder(model: nn.Module, into: Path) -> Path:
+    """A pipeline's folder around a network; the other network is the embedded default's."""
+    import yaml
+
+    from raydiar.pipelines.config import DEFAULT
+
+    kind = "embedding" if hasattr(model, "embedding_mode") else "segmentation"
+    (into / kind).mkdir(parents=True, exist_ok=True)
+    (into / kind / "model.safetensors").write_bytes(to_safetensors(model))
+    (into / kind / "model.json").write_text(json.dumps(describe(model), indent=2) + "\n")
+    uris = {"segmentation": DEFAULT.segmentation.uri, "embedding": DEFAULT.embedding.uri}
+    uris[kind] = f"{kind}/model.safetensors"
+    clustering = asdict(DEFAULT.clustering)
+    config = {
+        "pipeline": {
+            "name": "pyannote.audio.pipelines.SpeakerDiarization",
+            "params": {
+                **uris,
+                "clustering": "AgglomerativeClustering",
+                "embedding_exclude_overlap": True,
+            },
+        },
+        "params": {"clustering": clustering, "segmentation": {"min_duration_off": 0.0}},
+    }
+    (into / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    return into
+
+
+# -- pyannote ----------------------------------------------------------------------------------
+
+
+def to_pyannote(model: nn.Module) -> bytes:
+    """A checkpoint that pyannote.audio 4 loads.
+
+    The pickled task names pyannote's classes, which need not be installed here: they are written
+    by name.
+    """
+    name = type(model).__name__
+    module = _PYANNOTE_HOMES.get(name)
+    if module is None:
+        raise ConfigError(
+            f"pyannote.audio has no {name}: take --format raydiar, or train one of "
+            f"{', '.join(_PYANNOTE_HOMES)}"
+        )
+    hyper_parameters = json.loads(json.dumps(dict(model.hparams)))
+    hyper_parameters.pop("dimension", None) if name.startswith("WeSpeaker") else None
+    with _pyannote_classes() as (specifications_class, problems, resolutions):
+        specifications = _as_theirs(
+            model.specifications, specifications_class, problems, resolutions
+        )
+        content = {
+            "state_dict": {k: v.detach().cpu().clone() for k, v in model.state_dict().items()},
+            "hyper_parameters": hyper_parameters,
+            "hparams_name": "kwargs",
+            "pytorch-lightning_version": "2.4.0",
+            "pyannote.audio": {
+                "versions": {"torch": str(torch.__version__), "pyannote.audio": "4.0.7"},
+                "architecture": {"module": module, "class": name},
+                "specifications": specifications,
+            },
+        }
+        sink = io.BytesIO()
+        torch.save(content, sink)
+    return sink.getvalue()
+
+
+_PYANNOTE_HOMES = {
+    "PyanNet": "pyannote.audio.models.segmentation.PyanNet",
+    "SSeRiouSS": "pyannote.audio.models.segmentation.SSeRiouSS",
+    "XVectorSincNet": "pyannote.audio.models.embedding.xvector",
+    "XVectorMFCC": "pyannote.audio.models.embedding.xvector",
+    **{
+        f"WeSpeakerResNet{depth}": "pyannote.audio.models.embedding.wespeaker"
+        for depth in (34, 152, 221, 293)
+    },
+}
+
+
+class _pyannote_classes:  # noqa: N801 (a context, read as a phrase)
+    """Stand-ins that pickle under pyannote's names, importable for as long as that takes."""
+
+    def __enter__(self):
+        import sys
+        import types
+        from enum import Enum
+
+        home = "pyannote.audio.core.task"
+        if home in sys.modules:  # the real ones
+            task = sys.modules[home]
+            return task.Specifications, task.Problem, task.Resolution
+        from raydiar.models.specifications import Problem, Resolution
+
+        module = types.ModuleType(home)
+        made = []
+        for ours in (Problem, Resolution):
+            theirs = Enum(
+                ours.__name__, {member.name: member.value for member in ours}, module=home
+            )
+            made.append(theirs)
+        specifications = type("Specifications", (), {"__module__": home})
+        for cls in (*made, specifications):
+            setattr(module, cls.__name__, cls)
+        self._added = []
+        parts = home.split(".")
+        for end in range(1, len(parts) + 1):
+            name = ".".join(parts[:end])
+            if name not in sys.modules:
+                sys.modules[name] = module if name == home else types.ModuleType(name)
+                self._added.append(name)
+        return specifications, *made
+
+    def __exit__(self, *_):
+        import sys
+
+        for name in getattr(self, "_added", ()):
+            del sys.modules[name]
+
+
+def _as_theirs(ours: Specifications, cls, problems, resolutions):
+    theirs = object.__new__(cls)
+    theirs.__dict__.update(
+        {
+            **{name: getattr(ours, name) for name in asdict(ours)},
+            "problem": problems[ours.problem.name],
+            "resolution": resolutions[ours.resolution.name],
+            "classes": list(ours.classes) if ours.classes is not None else None,
+        }
+    )
+    return theirs
+
+
+# -- onnx --------------------------------------------------------------------------------------
+
+
+def write_onnx(model: nn.Module, path: Path) -> None:
+    """A network as ONNX: `waveforms` (batch, 1, num_samples) to `scores` or `embeddings`.
+
+    An embedding network takes `weights` (batch, num_frames) too, of the frames of a mask.
+
+    Raises
+    ------
+    ConfigError
+        If the package onnx is not there.
+    """
+    try:
+        import onnx  # noqa: F401 (torch's exporter wants it)
+    except ImportError:
+        raise ConfigError("exporting to ONNX needs a package: pip install onnx") from None
+    model = model.eval()
+    specifications = model.specifications
+    num_samples = round(specifications.duration * 16000)
+    waveforms = torch.randn(2, 1, num_samples)
+    output = "embeddings" if hasattr(model, "embedding_mode") else "scores"
+    axes = {"waveforms": {0: "batch", 2: "num_samples"}, output: {0: "batch"}}
+    if output == "scores":
+        axes[output][1] = "num_frames"
+    with torch.no_grad():
+        torch.onnx.export(
+            model,
+            (waveforms,),
+            str(path),
+            input_names=["waveforms"],
+            output_names=[output],
+            dynamic_axes=axes,
+            opset_version=17,
+            dynamo=False,
+        )
