@@ -118,9 +118,7 @@ def _reverberate(waveforms: torch.Tensor, responses: Sequence[np.ndarray]) -> to
     return heard * (before / after.clamp(min=1e-12)).sqrt()[:, None]
 
 
-def _with_noise(
-    waveforms: torch.Tensor, noise: torch.Tensor, snr: torch.Tensor
-) -> torch.Tensor:
+def _with_noise(waveforms: torch.Tensor, noise: torch.Tensor, snr: torch.Tensor) -> torch.Tensor:
     signal = waveforms.square().mean(-1)
     power = noise.square().mean(-1).clamp(min=1e-12)
     # silence has no signal-to-noise ratio: it gets noise as faint as rounding

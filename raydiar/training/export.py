@@ -11,7 +11,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import sys
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +24,7 @@ import torch
 from torch import nn
 
 from raydiar.errors import ConfigError, TrainingError
-from raydiar.models.specifications import Specifications
+from raydiar.models.specifications import Problem, Resolution, Specifications
 from raydiar.training.folder import BEST, RunFolder
 
 FORMATS = ("raydiar", "pyannote", "onnx")
@@ -183,43 +188,30 @@ _PYANNOTE_HOMES = {
 }
 
 
-class _pyannote_classes:  # noqa: N801 (a context, read as a phrase)
+@contextmanager
+def _pyannote_classes() -> Iterator[tuple]:
     """Stand-ins that pickle under pyannote's names, importable for as long as that takes."""
-
-    def __enter__(self):
-        import sys
-        import types
-        from enum import Enum
-
-        home = "pyannote.audio.core.task"
-        if home in sys.modules:  # the real ones
-            task = sys.modules[home]
-            return task.Specifications, task.Problem, task.Resolution
-        from raydiar.models.specifications import Problem, Resolution
-
-        module = types.ModuleType(home)
-        made = []
-        for ours in (Problem, Resolution):
-            theirs = Enum(
-                ours.__name__, {member.name: member.value for member in ours}, module=home
-            )
-            made.append(theirs)
-        specifications = type("Specifications", (), {"__module__": home})
-        for cls in (*made, specifications):
-            setattr(module, cls.__name__, cls)
-        self._added = []
-        parts = home.split(".")
-        for end in range(1, len(parts) + 1):
-            name = ".".join(parts[:end])
-            if name not in sys.modules:
-                sys.modules[name] = module if name == home else types.ModuleType(name)
-                self._added.append(name)
-        return specifications, *made
-
-    def __exit__(self, *_):
-        import sys
-
-        for name in getattr(self, "_added", ()):
+    home = "pyannote.audio.core.task"
+    if home in sys.modules:  # the real ones
+        task = sys.modules[home]
+        yield task.Specifications, task.Problem, task.Resolution
+        return
+    module = types.ModuleType(home)
+    enums = [
+        Enum(ours.__name__, {member.name: member.value for member in ours}, module=home)
+        for ours in (Problem, Resolution)
+    ]
+    specifications = type("Specifications", (), {"__module__": home})
+    for cls in (*enums, specifications):
+        setattr(module, cls.__name__, cls)
+    parts = home.split(".")
+    names = [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+    added = [name for name in names if name not in sys.modules]
+    sys.modules.update({name: types.ModuleType(name) for name in added} | {home: module})
+    try:
+        yield specifications, *enums
+    finally:
+        for name in added:
             del sys.modules[name]
 
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raydiar.storage.folder import Folder
 from raydiar.errors import TrainingError
+from raydiar.storage.folder import Folder
 
 _CHECKPOINT = re.compile(r"step-(\d{9})\.ckpt")
 BEST = "best.safetensors"
@@ -141,9 +141,7 @@ class RunFolder:
         last = log[-1] if log else {}
         monitor, mode = about["monitor"], about["mode"]
         measured = [row for row in validation if monitor in row]
-        best = (min if mode == "min" else max)(
-            measured, key=lambda row: row[monitor], default=None
-        )
+        best = (min if mode == "min" else max)(measured, key=lambda row: row[monitor], default=None)
         step = int(last.get("step", max(checkpoints, default=0)))
         return {
             "folder": self.uri,

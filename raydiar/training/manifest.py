@@ -20,8 +20,8 @@ import fsspec
 import numpy as np
 
 from raydiar.audio import probe
-from raydiar.storage.tables import open_table
 from raydiar.errors import ManifestError, RaydiarError
+from raydiar.storage.tables import open_table
 
 KNOWN = ("uri", "rttm", "uem", "recording_id", "start", "duration", "channel", "seconds")
 

@@ -53,6 +53,7 @@ class TrainingModule(L.LightningModule):
                 if is_frozen(name, config.freeze):
                     parameter.requires_grad_(False)
         self.average = MovingAverage(self.model, config.ema) if config.ema else None
+        self._counts: list[torch.Tensor] = []
 
     def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
         return self.model(waveforms)
@@ -76,6 +77,7 @@ class TrainingModule(L.LightningModule):
     def on_train_batch_start(self, batch, batch_idx: int) -> None:
         # dropout depends on the step, not on what was drawn before: a run that goes on is the same
         torch.manual_seed(_seed(self.config.seed, self.global_step, batch_idx, self.global_rank))
+        self.task.at_step(self.global_step)
         self.model.train()
         for name, module in self.model.named_modules():
             if name and is_frozen(name, self.frozen()):
@@ -133,20 +135,27 @@ class TrainingModule(L.LightningModule):
         return counts
 
     def _count(self, batches: Iterable) -> dict[str, float]:
-        losses, counts = torch.zeros(2, dtype=torch.float64), None
+        losses, counts = torch.zeros(2, dtype=torch.float64), []
         for batch in batches:
             batch = self.trainer.strategy.batch_to_device(as_batch(batch))
             with self.trainer.precision_plugin.forward_context():
                 output = self.model(batch["X"])
                 total, count = self.task.loss(output, batch)
             losses += torch.tensor([float(total), float(count)], dtype=torch.float64)
-            found = self.task.count(output, batch).double().cpu()
-            counts = found if counts is None else counts + found
-        if counts is None:  # more workers than windows
-            counts = self.task.no_counts()
+            counts.append(self.task.count(output, batch).double().cpu())
+            if not self.task.gathers:
+                counts = [sum(counts)]
         losses = self.sum_over_workers(losses.to(self.device)).cpu()
-        counts = self.sum_over_workers(counts.to(self.device)).cpu()
-        return {"val_loss": float(losses[0] / losses[1].clamp(min=1)), **self.task.metrics(counts)}
+        found = {"val_loss": float(losses[0] / losses[1].clamp(min=1e-8))}
+        return {**found, **self.task.metrics(self._of_all_workers(counts))}
+
+    def _of_all_workers(self, counts: list[torch.Tensor]) -> torch.Tensor:
+        if self.trainer.world_size > 1:
+            # as objects: workers have different numbers of windows, some none
+            everyone: list = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(everyone, counts)
+            counts = [part for parts in everyone for part in parts]
+        return torch.cat(counts) if self.task.gathers else sum(counts)
 
     def validation_step(self, batch, batch_idx: int) -> None:
         """For Lightning's own loop, with loaders that a caller brings."""
@@ -154,16 +163,15 @@ class TrainingModule(L.LightningModule):
         output = self.model(batch["X"])
         total, count = self.task.loss(output, batch)
         counts = self.task.count(output, batch).double().cpu()
-        kept = getattr(self, "_counts", None)
-        self._counts = counts if kept is None else kept + counts
+        self._counts = (
+            [*self._counts, counts] if self.task.gathers else [sum([*self._counts, counts])]
+        )
         self.log("val_loss", total / count, prog_bar=True, batch_size=len(batch["X"]))
 
     def on_validation_epoch_end(self) -> None:
-        counts = getattr(self, "_counts", None)
-        self._counts = None
-        if counts is not None:
-            counts = self.sum_over_workers(counts.to(self.device)).cpu()
-            self.log_dict(self.task.metrics(counts), prog_bar=False)
+        if self._counts:
+            self.log_dict(self.task.metrics(self._of_all_workers(self._counts)))
+        self._counts = []
 
     # -- checkpoints ---------------------------------------------------------------------------
 
@@ -180,15 +188,11 @@ class TrainingModule(L.LightningModule):
             self.average.weights, self.average.steps = kept["weights"], kept["steps"]
 
     def answer(self) -> dict[str, torch.Tensor]:
-        """State dict of the network that is to be used: the moving average's, where there is one."""
-        state = {name: value.detach().cpu().clone() for name, value in _state(self.model)}
+        """State dict of the network to be used: the moving average, where there is one."""
+        state = {name: one.detach().cpu().clone() for name, one in self.model.state_dict().items()}
         if self.average is not None:
             state |= {name: value.cpu().clone() for name, value in self.average.weights.items()}
         return state
-
-
-def _state(model: nn.Module):
-    return model.state_dict().items()
 
 
 def as_batch(batch) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Validation and checkpoints hang on steps, not on epochs, which may last for days
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -151,11 +152,14 @@ def _fit(module, task, config, control, resumed, device, options) -> None:
         stop=config.max_steps * config.accumulate,
     )
     control.batches = batches
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings():
         # Lightning's advice is about loaders and checkpoints of its own
         warnings.filterwarnings("ignore", module="lightning")
         warnings.filterwarnings("ignore", message=".*(?:dataloader|LeafSpec|lr_scheduler).*")
-        trainer.fit(module, batches, ckpt_path=resumed[1] if resumed else None)
+        path = resumed[1] if resumed else None
+        trainer.fit(module, batches, ckpt_path=path, weights_only=True if path else None)
 
 
 def _accelerator(device: str) -> str:

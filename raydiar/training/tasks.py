@@ -6,6 +6,7 @@ Names and arguments are pyannote.audio's. A task is plain data and tensors; the 
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,9 +19,10 @@ from raydiar.errors import TrainingError
 from raydiar.inference.powerset import powerset_mapping, to_multilabel
 from raydiar.models.specifications import Problem, Resolution, Specifications
 from raydiar.training.example import Example, as_float
-from raydiar.training.index import TrainingIndex
+from raydiar.training.index import TrainingIndex, build_index
 from raydiar.training.labels import FrameGrid, frame_labels
 from raydiar.training.losses import multilabel_loss, powerset_loss
+from raydiar.training.manifest import read_any
 from raydiar.training.metrics import THRESHOLDS, best_threshold, count_errors
 from raydiar.training.sources import AllWindows, RecordedWindows
 
@@ -55,6 +57,7 @@ class Task:
     monitor = "val_loss"
     mode = "min"
     scope = "file"
+    gathers = False  # whether counts are put after one another rather than added up
 
     def __init__(
         self,
@@ -79,6 +82,7 @@ class Task:
         self.balance, self.weight = tuple(balance or ()), weight
         self.augmentation, self.seed, self.max_validation = augmentation, seed, max_validation
         self._source = self._validation_source = None
+        self._folders: list[tempfile.TemporaryDirectory] = []
         self.grid: FrameGrid | None = None
 
     # -- data ----------------------------------------------------------------------------------
@@ -95,17 +99,11 @@ class Task:
                 self._validation_source = self._as_validation(data)
 
     def _index(self, data, subset: str) -> TrainingIndex:
-        import tempfile
-
-        from raydiar.training.index import build_index
-        from raydiar.training.manifest import read_any
-
         if isinstance(data, TrainingIndex):
             return data
-        self._folder = tempfile.TemporaryDirectory(prefix="raydiar-index-")
-        index = build_index(read_any(data, subset), self._folder.name, scope=self.scope)
-        self._folders = [*getattr(self, "_folders", []), self._folder]
-        return index
+        folder = tempfile.TemporaryDirectory(prefix="raydiar-index-")
+        self._folders.append(folder)  # which lives as long as the task
+        return build_index(read_any(data, subset), folder.name, scope=self.scope)
 
     def _as_source(self, data, subset: str):
         if hasattr(data, "example"):
@@ -160,6 +158,9 @@ class Task:
     def loss(self, output: torch.Tensor, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum of losses, and what to divide it by."""
         raise NotImplementedError
+
+    def at_step(self, step: int) -> None:
+        """Called before each step: for what changes in the course of training."""
 
     def count(self, output: torch.Tensor, batch: dict) -> torch.Tensor:
         """Counts that add up over batches and workers, for `metrics`."""

@@ -1,0 +1,312 @@
+"""`raydiar train …`: thin, and quick to import."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from raydiar.errors import ConfigError, RaydiarError
+
+app = typer.Typer(help="Train and fine-tune networks on your own recordings.", no_args_is_help=True)
+
+
+@contextmanager
+def _told_in_one_line() -> Iterator[None]:
+    """End the command with status 1 and the message of an error that a user can mend."""
+    try:
+        yield
+    except RaydiarError as error:
+        typer.echo(f"raydiar: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+_Manifest = Annotated[
+    str, typer.Argument(help="CSV, JSON Lines or Parquet with columns uri, rttm and perhaps uem.")
+]
+_Into = Annotated[str, typer.Option("--into", help="Folder or URI of the run, new or to go on.")]
+_Validate = Annotated[
+    str | None, typer.Option("--validate", help="Manifest of recordings to measure on.")
+]
+_Workers = Annotated[
+    str | None,
+    typer.Option(
+        "--workers", help="Train on Ray: 4, or 2-8 (elastic). Without: in this process, no Ray."
+    ),
+]
+_MaxSteps = Annotated[int | None, typer.Option("--max-steps", help="Steps of the optimizer.")]
+_BatchSize = Annotated[
+    int | None, typer.Option("--batch-size", help="Windows a step, of all workers together.")
+]
+_Rate = Annotated[float | None, typer.Option("--learning-rate")]
+_Duration = Annotated[float | None, typer.Option("--duration", help="Seconds of a window.")]
+_Device = Annotated[str, typer.Option("--device", help="auto, cuda or cpu.")]
+_Seed = Annotated[int | None, typer.Option("--seed")]
+_Rooms = Annotated[
+    str | None, typer.Option("--rooms", help="Folder or glob of impulse responses to train in.")
+]
+_Noises = Annotated[
+    str | None, typer.Option("--noises", help="Folder or glob of noises to train with.")
+]
+_Recipe = Annotated[
+    str | None, typer.Option("--recipe", help="YAML file; what is given here beside it wins.")
+]
+_Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="As ema=0.999 or freeze=[sincnet]; may be repeated."),
+]
+
+
+@app.command()
+def segmentation(
+    manifest: _Manifest,
+    into: _Into,
+    start_from: Annotated[
+        str | None,
+        typer.Option(
+            "--from", help="Weights to go on from, or `scratch`; segmentation-3.0 by default."
+        ),
+    ] = None,
+    max_steps: _MaxSteps = None,
+    validate: _Validate = None,
+    workers: _Workers = None,
+    batch_size: _BatchSize = None,
+    learning_rate: _Rate = None,
+    duration: _Duration = None,
+    max_speakers: Annotated[
+        int | None, typer.Option("--max-speakers", help="Of a window; estimated by default.")
+    ] = None,
+    balance: Annotated[
+        list[str] | None,
+        typer.Option("--balance", help="Column of the manifest to balance over; may be repeated."),
+    ] = None,
+    rooms: _Rooms = None,
+    noises: _Noises = None,
+    device: _Device = "auto",
+    seed: _Seed = None,
+    recipe: _Recipe = None,
+    settings: _Set = None,
+) -> None:
+    """Train a network that tells who of a window's speakers is active, from labelled MANIFEST.
+
+    Run again, it goes on from the newest checkpoint in the folder.
+    """
+    task = _given(duration=duration, max_speakers_per_chunk=max_speakers, balance=balance)
+    _train(
+        "segmentation",
+        manifest,
+        into,
+        start_from,
+        "segmentation-3.0",
+        validate,
+        workers,
+        device,
+        recipe,
+        task,
+        _given(rooms=rooms, noises=noises),
+        _given(max_steps=max_steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed),
+        settings,
+    )
+
+
+@app.command()
+def embedding(
+    manifest: _Manifest,
+    into: _Into,
+    start_from: Annotated[
+        str | None,
+        typer.Option("--from", help="Weights to go on from, or `scratch`; campplus by default."),
+    ] = None,
+    max_steps: _MaxSteps = None,
+    validate: _Validate = None,
+    workers: _Workers = None,
+    batch_size: _BatchSize = None,
+    learning_rate: _Rate = None,
+    duration: _Duration = None,
+    scope: Annotated[
+        str | None,
+        typer.Option(
+            "--scope", help="Where a label is the same person: global (default), or file."
+        ),
+    ] = None,
+    margin: Annotated[float | None, typer.Option("--margin", help="Degrees.")] = None,
+    rooms: _Rooms = None,
+    noises: _Noises = None,
+    device: _Device = "auto",
+    seed: _Seed = None,
+    recipe: _Recipe = None,
+    settings: _Set = None,
+) -> None:
+    """Train a network that tells voices apart, from MANIFEST whose labels name persons.
+
+    Run again, it goes on from the newest checkpoint in the folder.
+    """
+    _train(
+        "embedding",
+        manifest,
+        into,
+        start_from,
+        "campplus",
+        validate,
+        workers,
+        device,
+        recipe,
+        _given(duration=duration, scope=scope, margin=margin),
+        _given(rooms=rooms, noises=noises),
+        _given(max_steps=max_steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed),
+        settings,
+    )
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="Folder or URI of a run, or weights.")],
+    into: Annotated[str, typer.Option("--into", help="Folder or file to write.")],
+    form: Annotated[str, typer.Option("--format", help="raydiar, pyannote or onnx.")] = "raydiar",
+) -> None:
+    """Write the best network of RUN in a form that others load."""
+    from raydiar.training.export import export as export_run
+
+    with _told_in_one_line():
+        path = export_run(run, form, into)
+    typer.echo(f"written: {path}")
+
+
+@app.command()
+def check(
+    manifest: _Manifest,
+    classes: Annotated[
+        list[str] | None, typer.Option("--label", help="A label that may occur; all by default.")
+    ] = None,
+    audio: Annotated[
+        bool, typer.Option("--audio/--no-audio", help="Decode every recording, too.")
+    ] = True,
+) -> None:
+    """Say what is wrong with MANIFEST, one line a problem; status 1 if anything is."""
+    from raydiar.training.check import check_manifest
+
+    number = 0
+    with _told_in_one_line():
+        for problem in check_manifest(manifest, classes=classes, audio=audio):
+            typer.echo(problem)
+            number += 1
+    if number:
+        typer.echo(f"{number} problems", err=True)
+        raise typer.Exit(1)
+    typer.echo("no problems found")
+
+
+@app.command()
+def status(
+    run: Annotated[str, typer.Argument(help="Folder or URI of a run.")],
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Tell how far RUN is, and how good."""
+    from raydiar.training.folder import RunFolder
+
+    with _told_in_one_line():
+        found = RunFolder(run).status()
+    typer.echo(json.dumps(found, indent=2) if as_json else _described(found))
+
+
+def _described(found: dict[str, Any]) -> str:
+    silent = found["silent_for"]
+    state = "finished" if found["finished"] else f"last heard of {silent or 0:.0f} s ago"
+    lines = [f"{found['task']}: step {found['step']} of {found['max_steps']}, {state}"]
+    if found["loss"] is not None:
+        lines.append(
+            f"loss {found['loss']:.4f}, {found['windows_per_second']:.1f} windows/s, "
+            f"{100 * found['wait_share']:.0f} % of the time spent waiting for data"
+        )
+    for name in ("last_validation", "best_validation"):
+        if row := found[name]:
+            value = row[found["monitor"]]
+            lines.append(
+                f"{name.replace('_', ' ')}: {found['monitor'][4:]} {value:.4f} "
+                f"at step {int(row['step'])}"
+            )
+    checkpoint = found["checkpoint"]
+    lines.append(
+        "no checkpoint yet" if checkpoint is None else f"newest checkpoint: step {checkpoint}"
+    )
+    return "\n".join(lines)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _train(
+    kind,
+    manifest,
+    into,
+    start_from,
+    default,
+    validate,
+    workers,
+    device,
+    recipe,
+    task,
+    augmentation,
+    training,
+    settings,
+) -> None:
+    from raydiar.training.folder import RunFolder
+    from raydiar.training.recipe import Recipe
+    from raydiar.training.start import start
+
+    with _told_in_one_line():
+        training |= _settings(settings or [])
+        overrides: dict[str, Any] = {"kind": kind, "manifest": manifest}
+        overrides |= _given(validate=validate)
+        if start_from is not None:
+            overrides["pretrained"] = None if start_from == "scratch" else start_from
+        if recipe is not None:
+            made = Recipe.read(recipe, training=training, **overrides)
+            made = Recipe.from_mapping(
+                {
+                    **vars(made),
+                    "task": {**made.task, **task},
+                    "augmentation": {**made.augmentation, **augmentation},
+                }
+            )
+        else:
+            overrides.setdefault("pretrained", default)
+            if overrides["pretrained"] is not None:
+                # what has learnt already is changed with care
+                training.setdefault("learning_rate", 1e-4)
+            made = Recipe.from_mapping(
+                {**overrides, "task": task, "augmentation": augmentation, "training": training}
+            )
+        begun = time.monotonic()
+        found = start(made, into, workers=_workers(workers), device=device)
+    typer.echo(_described(found))
+    typer.echo(f"took {time.monotonic() - begun:.0f} s")
+    if RunFolder(into).folder.exists("best.safetensors"):
+        typer.echo(f"use it: raydiar train export {into} --into {kind}-model")
+
+
+def _settings(settings: list[str]) -> dict[str, Any]:
+    import yaml
+
+    chosen = {}
+    for setting in settings:
+        name, separator, value = setting.partition("=")
+        if not separator:
+            raise ConfigError(f"--set takes name=value, not {setting!r}")
+        chosen[name] = yaml.safe_load(value)
+    return chosen
+
+
+def _workers(text: str | None) -> int | tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+    if match is None or int(match[1]) < 1 or (match[2] and int(match[2]) < int(match[1])):
+        raise ConfigError(f"--workers is a number from 1, or a range such as 2-8, not {text!r}")
+    return (int(match[1]), int(match[2])) if match[2] else int(match[1])
