@@ -121,7 +121,7 @@ def write_folder(model: nn.Module, into: Path) -> Path:
     (into / kind / "model.safetensors").write_bytes(to_safetensors(model))
     (into / kind / "model.json").write_text(json.dumps(describe(model), indent=2) + "\n")
     uris = {"segmentation": DEFAULT.segmentation.uri, "embedding": DEFAULT.embedding.uri}
-    uris[kind] = f"{kind}/model.safetensors"
+    uris[kind] = f"$model/{kind}/model.safetensors"
     clustering = asdict(DEFAULT.clustering)
     config = {
         "pipeline": {

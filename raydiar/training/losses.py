@@ -13,6 +13,7 @@ import math
 from functools import lru_cache
 from itertools import permutations
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -45,7 +46,7 @@ def best_permutation(prediction: torch.Tensor, target: torch.Tensor) -> torch.Te
         from scipy.optimize import linear_sum_assignment
 
         found = [linear_sum_assignment(matrix)[1] for matrix in cost.cpu().numpy()]
-        return torch.tensor(found, device=cost.device)
+        return torch.from_numpy(np.stack(found)).to(cost.device)
     orders = _orders(num_speakers).to(cost.device)
     rows = torch.arange(num_speakers, device=cost.device)
     totals = cost[:, rows, orders].sum(-1)  # (batch, num_permutations)

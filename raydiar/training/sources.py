@@ -120,11 +120,14 @@ class RecordedWindows:
         # a recording that cannot be read costs its window, not the run: another is drawn
         for attempt in range(_REDRAWS):
             recording, start = self.draw(index, attempt)
+            uri = self.index.uri(recording)
+            if uri in self.failures:
+                continue
             try:
                 return self.window(recording, start, index)
             except (AudioDecodeError, AudioNotFound, InvalidSamples) as error:
-                if self.failures.setdefault(self.index.uri(recording), str(error)) == str(error):
-                    print(f"raydiar: not learnt from: {error}", file=sys.stderr)
+                self.failures[uri] = str(error)
+                print(f"raydiar: not learnt from: {error}", file=sys.stderr)
         raise TrainingError(
             f"{_REDRAWS} recordings in a row cannot be read, the last: "
             f"{next(reversed(self.failures.values()))}; `raydiar train check` lists them all"
