@@ -18,6 +18,7 @@ from raydiar.formats import FORMATS, Format
 from raydiar.naming import without_secrets
 from raydiar.pipelines.commands import app as models
 from raydiar.serving.commands import app as serve
+from raydiar.training.commands import app as train
 from raydiar.voiceprints.commands import app as voiceprint
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.add_typer(corpus, name="corpus")
 app.add_typer(models, name="models")
 app.add_typer(serve, name="serve")
+app.add_typer(train, name="train")
 app.add_typer(voiceprint, name="voiceprint")
 for command in (evaluate, benchmark, optimize, ablate):
     app.command()(command)

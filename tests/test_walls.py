@@ -18,7 +18,8 @@ FLOORS = [
     {"inference"},
     {"pipelines"},
     {"corpus", "voiceprints", "evaluation"},
-    {"serving"},
+    {"training"},
+    {"serving", "tasks"},
     {"cli", "__main__"},
 ]
 # Within raydiar/corpus, likewise.
@@ -31,8 +32,9 @@ CORPUS_FLOORS = [
     {"commands"},
 ]
 RAY_ROOMS = {"corpus", "serving"}
-RAY_FILES = {"voiceprints/sharded.py", "evaluation/on_ray.py"}
+RAY_FILES = {"voiceprints/sharded.py", "evaluation/on_ray.py", "training/ray.py"}
 TORCH_ROOMS = {"models", "inference", "pipelines", "cli", "corpus", "voiceprints", "serving"}
+TORCH_ROOMS |= {"training"}
 
 
 def imports(path: Path):
@@ -69,6 +71,8 @@ def test_imports_go_down(path):
             assert room in RAY_ROOMS or name in RAY_FILES, f"{path} imports Ray"
         if top == "torch":
             assert room in TORCH_ROOMS
+        if top in ("lightning", "pytorch_lightning"):
+            assert room == "training"
         if top == "raydiar" and rest and rest[0] in floor:
             assert floor[rest[0]] <= floor[room], f"{path} imports {module} from above"
 
@@ -126,6 +130,8 @@ def test_nothing_below_the_corpus_job_borrows_from_it():
         ("import raydiar.serving.webhooks, raydiar.serving.voiceprint_text", {"ray", "torch"}),
         ("import raydiar.serving.commands", {"ray", "torch", "fastapi", "sqlalchemy"}),
         ("import raydiar.serving.app", {"torch"}),
+        ("import raydiar.training.commands, raydiar.training.check", {"torch", "lightning", "ray"}),
+        ("import raydiar.training.run, raydiar.tasks", {"ray"}),
     ],
 )
 def test_imports_are_light(code, absent):

@@ -310,3 +310,15 @@ def _workers(text: str | None) -> int | tuple[int, int] | None:
     if match is None or int(match[1]) < 1 or (match[2] and int(match[2]) < int(match[1])):
         raise ConfigError(f"--workers is a number from 1, or a range such as 2-8, not {text!r}")
     return (int(match[1]), int(match[2])) if match[2] else int(match[1])
+
+
+def main(kind: str, arguments: list[str]) -> None:
+    """What `jobs/train_*.py` run: a command, on Ray unless told otherwise."""
+    import typer.main
+
+    if "--manifest" in arguments:
+        at = arguments.index("--manifest")
+        arguments = [*arguments[at + 1 : at + 2], *arguments[:at], *arguments[at + 2 :]]
+    if not any(one == "--workers" or one.startswith("--workers=") for one in arguments):
+        arguments = [*arguments, "--workers", "1"]
+    typer.main.get_command(app)([kind, *arguments])
