@@ -84,9 +84,9 @@ CONFIG = TrainingConfig(
 
 def test_a_small_network_learns_from_scratch(tmp_path):
     task = simulated_task()
-    task.validation = Some(task.data, 48)
+    task.validation = Some(task.data, 32)
     config = TrainingConfig(
-        max_steps=150, batch_size=16, learning_rate=1e-2, validate_every=75, log_every=25
+        max_steps=80, batch_size=8, learning_rate=1e-2, validate_every=40, log_every=20
     )
     outcome = train(tiny(), task, tmp_path, config, device="cpu", quiet=True)
     rows = RunFolder(str(tmp_path)).rows("log")

@@ -9,6 +9,7 @@ from raydiar.models.resnet import (
     WeSpeakerResNet221,
     WeSpeakerResNet293,
 )
+from raydiar.models.self_supervised import SpeakerDiarization, SSeRiouSSConformer
 from raydiar.models.sseriouss import SSeRiouSS
 from raydiar.models.xvector import XVectorMFCC, XVectorSincNet
 
@@ -17,6 +18,8 @@ __all__ = [
     "Model",
     "PyanNet",
     "SSeRiouSS",
+    "SSeRiouSSConformer",
+    "SpeakerDiarization",
     "WeSpeakerResNet34",
     "WeSpeakerResNet152",
     "WeSpeakerResNet221",

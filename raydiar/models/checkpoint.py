@@ -8,6 +8,7 @@ and refuses all others by name before anything of theirs is imported.
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import zipfile
 from collections import OrderedDict, defaultdict
@@ -185,7 +186,24 @@ def _read_safetensors(source) -> dict:
     from safetensors.torch import load
 
     data = source.read() if hasattr(source, "read") else Path(source).read_bytes()
-    return load(data)
+    tensors = load(data)
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    about = header.get("__metadata__", {}).get("raydiar")
+    if about is None:
+        return tensors
+    # the form that `raydiar.training.export.describe` gives
+    about = json.loads(about)
+    specifications = dict(about["specifications"])
+    specifications["problem"] = Problem[specifications["problem"]]
+    specifications["resolution"] = Resolution[specifications["resolution"]]
+    return {
+        "state_dict": tensors,
+        "hyper_parameters": about["hyper_parameters"],
+        "pyannote.audio": {
+            "architecture": {"class": about["architecture"]},
+            "specifications": Specifications(**specifications),
+        },
+    }
 
 
 def _read_pickle(source):

@@ -21,6 +21,7 @@ from raydiar.models.resnet import (
     WeSpeakerResNet221,
     WeSpeakerResNet293,
 )
+from raydiar.models.self_supervised import SSeRiouSSConformer
 from raydiar.models.specifications import SEGMENTATION
 from raydiar.models.sseriouss import SSeRiouSS
 from raydiar.models.xvector import XVectorMFCC, XVectorSincNet
@@ -31,6 +32,7 @@ ARCHITECTURES: dict[str, type[Model]] = {
     for cls in (
         PyanNet,
         SSeRiouSS,
+        SSeRiouSSConformer,
         WeSpeakerResNet34,
         WeSpeakerResNet152,
         WeSpeakerResNet221,
