@@ -31,7 +31,7 @@ from raydiar.pipelines.config import DEFAULT
 from raydiar.simulation import Room, SimulationParameters, Simulator, read_structures
 from raydiar.training.augmentation import Augmentation, telephone
 from raydiar.training.config import TrainingConfig
-from raydiar.training.export import load_trained, write_folder
+from raydiar.training.exporting import load_trained, write_folder
 from raydiar.training.folder import RunFolder
 from raydiar.training.labels import FrameGrid, frame_labels
 from raydiar.training.metrics import count_errors

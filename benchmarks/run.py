@@ -31,6 +31,7 @@ BENCHMARKS = {
     "serving_faults": (["serving_faults.py"], ["--seconds", "20"]),
     "evaluation": (["evaluation.py"], ["--recordings", "12"]),
     "kills": (["kills.py"], ["--quick"]),
+    "training": (["training.py"], ["--quick"]),
     "linking": (["linking.py"], ["--people", "8", "--conversations", "6"]),
 }
 

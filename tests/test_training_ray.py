@@ -14,7 +14,7 @@ import torch
 from training_files import TINY, write_conversations
 
 from raydiar.training import Recipe, TrainingConfig, start
-from raydiar.training.export import load_trained
+from raydiar.training.exporting import load_trained
 from raydiar.training.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]

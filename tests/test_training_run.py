@@ -34,7 +34,7 @@ from raydiar.training import (
     train,
 )
 from raydiar.training.augmentation import low_bit_rate, telephone
-from raydiar.training.export import load_trained, to_pyannote, to_safetensors
+from raydiar.training.exporting import load_trained, to_pyannote, to_safetensors
 from raydiar.training.folder import RunFolder
 from raydiar.training.module import TrainingModule
 from raydiar.training.parameters import MovingAverage, frozen_parts, parameter_groups
@@ -98,8 +98,8 @@ def test_a_small_network_learns_from_scratch(tmp_path):
 
 
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path):
-    model = {"lstm": {**TINY["lstm"], "num_layers": 2, "dropout": 0.3}}
-    whole = train(tiny(**model), simulated_task(), tmp_path / "whole", CONFIG, quiet=True)
+    network = {"lstm": {**TINY["lstm"], "num_layers": 2, "dropout": 0.3}}
+    whole = train(tiny(**network), simulated_task(), tmp_path / "whole", CONFIG, quiet=True)
     first = TrainingConfig(**{**CONFIG.to_dict(), "max_steps": 8, "checkpoint_every": 3})
 
     class Killed(Exception):
@@ -110,14 +110,13 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path):
             raise Killed
 
     with pytest.raises(Killed):
-        train(tiny(**model), simulated_task(), tmp_path / "cut", first, quiet=True, on_step=kill)
+        train(tiny(**network), simulated_task(), tmp_path / "cut", first, quiet=True, on_step=kill)
     assert list(RunFolder(str(tmp_path / "cut")).checkpoints()) == [3, 6]
     seen = []
     task = simulated_task()
     example = task.data.example
     task.data.example = lambda index: seen.append(index) or example(index)
-    model = tiny(**model)
-    again = train(model, task, tmp_path / "cut", first, quiet=True)
+    again = train(tiny(**network), task, tmp_path / "cut", first, quiet=True)
     assert again.loss == pytest.approx(whole.loss, abs=1e-4)
     assert sorted(seen) == list(range(24, 32))  # steps 7 and 8, and no window twice
     rows = [RunFolder(str(tmp_path / name)).rows("log") for name in ("whole", "cut")]
@@ -127,7 +126,9 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path):
     ends = [load_trained(tmp_path / name).state_dict() for name in ("whole", "cut")]
     for name, value in ends[0].items():
         assert torch.allclose(value, ends[1][name], atol=1e-5), name
-    assert train(tiny(**TINY), simulated_task(), tmp_path / "cut", first, quiet=True).steps == 8
+    assert train(tiny(**network), simulated_task(), tmp_path / "cut", first, quiet=True).steps == 8
+    with pytest.raises(TrainingError, match="network was"):
+        train(tiny(), simulated_task(), tmp_path / "cut", first, quiet=True)
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path):
@@ -187,10 +188,10 @@ def test_layers_learn_at_their_own_rates_and_frozen_ones_not_at_all(tmp_path):
         learning_rate=1e-2,
     )
     rates = {g["lr"]: len(g["params"]) for g in parameter_groups(tiny(), None, config)}
-    order = [name for name, _ in tiny().named_children()]
+    order = [name for name, child in tiny().named_children() if list(child.parameters())]
     assert max(rates) == pytest.approx(1e-2)
     place = len(order) - 1 - order.index("lstm")
-    assert pytest.approx(1e-3 * 0.5**place) in rates
+    assert any(rate == pytest.approx(1e-3 * 0.5**place) for rate in rates)
     assert [frozen_parts(config, step) for step in (0, 1, 2, 4)] == [
         ("sincnet", "lstm"),
         ("sincnet", "lstm"),
@@ -261,7 +262,10 @@ def test_augmentation_changes_a_window_the_same_way_wherever_it_lands():
     alone = torch.cat([augmentation(waves[n : n + 1], [n]) for n in range(8)])
     assert together.shape == waves.shape
     assert torch.isfinite(together).all()
-    assert torch.allclose(together, alone, atol=1e-4)
+    # a rounding error may fall to the other side of a level of the telephone
+    apart = (together - alone).abs()
+    assert apart.mean() < 1e-4
+    assert apart.max() < 0.05
     assert not torch.allclose(together, waves, atol=1e-2)
     other = augmentation(waves, range(8, 16))
     assert not torch.allclose(together, other, atol=1e-2)
@@ -299,7 +303,8 @@ def test_safetensors_describe_themselves(tmp_path):
     wave = torch.randn(1, 1, 16000)
     with torch.no_grad():
         assert torch.equal(model.eval()(wave), again(wave))
-    assert again.specifications == model.specifications
+    expected = replace(model.specifications, classes=list(model.specifications.classes))
+    assert again.specifications == expected
 
 
 def test_pyannote_format_is_read_back(tmp_path):

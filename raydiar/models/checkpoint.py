@@ -191,11 +191,12 @@ def _read_safetensors(source) -> dict:
     about = header.get("__metadata__", {}).get("raydiar")
     if about is None:
         return tensors
-    # the form that `raydiar.training.export.describe` gives
+    # the form that `raydiar.training.exporting.describe` gives
     about = json.loads(about)
     specifications = dict(about["specifications"])
     specifications["problem"] = Problem[specifications["problem"]]
     specifications["resolution"] = Resolution[specifications["resolution"]]
+    specifications["warm_up"] = tuple(specifications["warm_up"])
     return {
         "state_dict": tensors,
         "hyper_parameters": about["hyper_parameters"],

@@ -4,10 +4,10 @@
 - `labels`, `sources`, `loader`, `augmentation`: windows with their labels, by number.
 - `tasks`, `speakers`, `losses`, `metrics`: what is learnt, and how wrong it still is.
 - `config`, `recipe`, `parameters`: everything that decides a run.
-- `module`, `run`, `folder`, `start`: the loop, its checkpoints, and going on from them.
+- `module`, `run`, `folder`, `starting`: the loop, its checkpoints, and going on from them.
 - `ray`: the same loop on Ray Train's workers; nothing else here knows Ray.
 - `trainer`: the loop under the names of pyannote.audio, with loaders that a caller brings.
-- `export`: raydiar, pyannote, ONNX.
+- `exporting`: raydiar, pyannote, ONNX.
 
 Only this room knows Lightning. Importing it brings neither torch nor Lightning nor Ray.
 """
@@ -29,8 +29,8 @@ _HOMES = {
     "VoiceActivityDetection": "tasks",
     "build_index": "index",
     "check_manifest": "check",
-    "export": "export",
-    "start": "start",
+    "export": "exporting",
+    "start": "starting",
     "train": "run",
 }
 

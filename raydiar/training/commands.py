@@ -170,7 +170,7 @@ def export(
     form: Annotated[str, typer.Option("--format", help="raydiar, pyannote or onnx.")] = "raydiar",
 ) -> None:
     """Write the best network of RUN in a form that others load."""
-    from raydiar.training.export import export as export_run
+    from raydiar.training.exporting import export as export_run
 
     with _told_in_one_line():
         path = export_run(run, form, into)
@@ -258,7 +258,7 @@ def _train(
 ) -> None:
     from raydiar.training.folder import RunFolder
     from raydiar.training.recipe import Recipe
-    from raydiar.training.start import start
+    from raydiar.training.starting import start
 
     with _told_in_one_line():
         training |= _settings(settings or [])

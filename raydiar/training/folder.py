@@ -62,7 +62,7 @@ class RunFolder:
             for name in before.keys() | now.keys()
             if name not in _MAY_CHANGE and before.get(name) != now.get(name)
         }
-        for name in ("task", "architecture", "data"):
+        for name in ("task", "network", "data"):
             if known.get(name) != about.get(name):
                 changed[name] = (known.get(name), about.get(name))
         if changed:

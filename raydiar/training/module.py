@@ -87,7 +87,8 @@ class TrainingModule(L.LightningModule):
         batch = as_batch(batch)
         waveforms = batch["X"]
         if self.task.augmentation is not None and "index" in batch:
-            waveforms = self.task.augmentation(waveforms[:, 0], batch["index"])[:, None]
+            with torch.autocast(waveforms.device.type, enabled=False), torch.no_grad():
+                waveforms = self.task.augmentation(waveforms[:, 0], batch["index"])[:, None]
         total, count = self.task.loss(self.model(waveforms), batch)
         if not torch.isfinite(total):
             raise TrainingError(

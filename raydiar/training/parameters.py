@@ -72,7 +72,9 @@ def parameter_groups(
     before it `layer_decay` times as fast as the next.
     """
     check_names(model, config.learning_rates or {}, "learning_rates")
-    children = [name for name, _ in model.named_children()]
+    children = [
+        name for name, child in model.named_children() if next(child.parameters(), None) is not None
+    ]
     rates: dict[float, list] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:

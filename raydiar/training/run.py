@@ -7,7 +7,9 @@ Validation and checkpoints hang on steps, not on epochs, which may last for days
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import os
 import sys
 import time
@@ -19,9 +21,9 @@ from typing import Any
 import lightning as L
 import torch
 
-from raydiar.errors import ConfigError, TrainingError
+from raydiar.errors import ConfigError
 from raydiar.training.config import TrainingConfig
-from raydiar.training.export import to_safetensors
+from raydiar.training.exporting import describe, to_safetensors
 from raydiar.training.folder import RunFolder, temporary_folder
 from raydiar.training.loader import Batches, Share
 from raydiar.training.module import TrainingModule
@@ -179,7 +181,7 @@ def _about(module: TrainingModule, about: dict[str, Any] | None) -> dict[str, An
         "task": type(task).__name__,
         "monitor": task.monitor,
         "mode": task.mode,
-        "architecture": type(module.model).__name__,
+        "network": describe(module.model),
         "config": module.config.to_dict(),
         "started": time.time(),
         "data": None,
@@ -257,6 +259,8 @@ class _Control(L.Callback):
             self._validate(trainer, module)
             if self.was_stopped:
                 self.stopped_early = trainer.should_stop = True
+                if step % config.log_every:
+                    self._log(trainer, module)
         if step % config.checkpoint_every == 0 or last or trainer.should_stop:
             self._checkpoint(trainer, module)
 
@@ -354,8 +358,6 @@ class _Control(L.Callback):
     # -- the end -------------------------------------------------------------------------------
 
     def finish(self, module) -> None:
-        import json
-
         if self._board is not None:
             self._board.close()
         end = {"finished": True, "step": self.step, "stopped_early": self.stopped_early}
@@ -363,12 +365,10 @@ class _Control(L.Callback):
 
     def outcome(self) -> Outcome:
         spent = max(time.perf_counter() - self._begun, 1e-9)
-        if not self.steps_log:
-            raise TrainingError(f"{self.run.uri} holds a run without a single step")
         return Outcome(
             folder=self.run.uri,
             steps=self.step,
-            loss=self.steps_log[-1]["loss"],
+            loss=self.steps_log[-1]["loss"] if self.steps_log else math.nan,
             best=self.best,
             wait_share=(self.batches.waited / spent) if self.batches else 0.0,
             windows_per_second=self._total_steps * self.config.batch_size / spent,

@@ -89,6 +89,8 @@ def export(run: str | os.PathLike, form: str, into: str | os.PathLike) -> Path:
         return path
     path = into if into.suffix == ".onnx" else into / "model.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
+    from raydiar.training.to_onnx import write_onnx
+
     write_onnx(model, path)
     return path
 
@@ -226,41 +228,3 @@ def _as_theirs(ours: Specifications, cls, problems, resolutions):
         }
     )
     return theirs
-
-
-# -- onnx --------------------------------------------------------------------------------------
-
-
-def write_onnx(model: nn.Module, path: Path) -> None:
-    """A network as ONNX: `waveforms` (batch, 1, num_samples) to `scores` or `embeddings`.
-
-    An embedding network takes `weights` (batch, num_frames) too, of the frames of a mask.
-
-    Raises
-    ------
-    ConfigError
-        If the package onnx is not there.
-    """
-    try:
-        import onnx  # noqa: F401 (torch's exporter wants it)
-    except ImportError:
-        raise ConfigError("exporting to ONNX needs a package: pip install onnx") from None
-    model = model.eval()
-    specifications = model.specifications
-    num_samples = round(specifications.duration * 16000)
-    waveforms = torch.randn(2, 1, num_samples)
-    output = "embeddings" if hasattr(model, "embedding_mode") else "scores"
-    axes = {"waveforms": {0: "batch", 2: "num_samples"}, output: {0: "batch"}}
-    if output == "scores":
-        axes[output][1] = "num_frames"
-    with torch.no_grad():
-        torch.onnx.export(
-            model,
-            (waveforms,),
-            str(path),
-            input_names=["waveforms"],
-            output_names=[output],
-            dynamic_axes=axes,
-            opset_version=17,
-            dynamo=False,
-        )
