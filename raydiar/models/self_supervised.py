@@ -86,7 +86,7 @@ class SSeRiouSSConformer(SSeRiouSS):
 
         options = dict(self.__dict__["_conformer"])
         width = options.pop("dimension")
-        self.projection = nn.Sequential(nn.LayerNorm(num_features), nn.Linear(num_features, width))
+        self.adapter = nn.Sequential(nn.LayerNorm(num_features), nn.Linear(num_features, width))
         # group norms: batches of long windows are small, and batch norms would differ by worker
         self.conformer = Conformer(width, use_group_norm=True, **options)
         self._width = width
@@ -94,7 +94,7 @@ class SSeRiouSSConformer(SSeRiouSS):
             self.build()
 
     def scores(self, frames: torch.Tensor) -> torch.Tensor:
-        frames = self.projection(frames)
+        frames = self.adapter(frames)
         lengths = torch.full((len(frames),), frames.shape[1], device=frames.device)
         frames, _ = self.conformer(frames, lengths)
         return self.activation(self.classifier(frames))

@@ -99,7 +99,8 @@ class Trainer(L.Trainer):
                 val_dataloaders = _Once(task.validation_source).loader(task)
         config = replace(config or TrainingConfig(), schedule="constant")
         module = TrainingModule(model, task, config)
-        super().fit(module, train_dataloaders, val_dataloaders, **options)
+        loaders = [_one_loader(one) for one in (train_dataloaders, val_dataloaders)]
+        super().fit(module, *loaders, **options)
         return model.cpu().eval()
 
     def finetune(
@@ -114,6 +115,11 @@ class Trainer(L.Trainer):
         """`fit` with a tenth of the usual learning rate: what has learnt already changes slowly."""
         config = config or TrainingConfig(learning_rate=_GENTLE)
         return self.fit(model, train_dataloaders, val_dataloaders, config=config, **options)
+
+
+def _one_loader(batches: Iterable | None) -> Iterable | None:
+    """A list of batches as one loader: Lightning takes a list for several."""
+    return DataLoader(batches, batch_size=None) if isinstance(batches, list) else batches
 
 
 def task_of(model: nn.Module) -> Task:
