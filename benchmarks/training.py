@@ -23,7 +23,7 @@ from peer import pyannote_python
 from raydiar.models import Model
 from raydiar.pipelines.config import DEFAULT
 from raydiar.training.config import TrainingConfig
-from raydiar.training.exporting import to_pyannote
+from raydiar.training.exporting import write_pyannote
 from raydiar.training.index import build_index
 from raydiar.training.losses import powerset_loss
 from raydiar.training.run import train
@@ -115,7 +115,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         manifest = write_data(Path(folder), arguments.conversations)
         source = RecordedWindows(build_index(str(manifest), Path(folder) / "index"), 10.0)
-        (Path(folder) / "parent.ckpt").write_bytes(to_pyannote(network()))
+        write_pyannote(network(), Path(folder) / "parent.ckpt")
         python = None if arguments.no_peer else pyannote_python()
         for _ in range(arguments.rounds):
             size = arguments.steps, arguments.batch_size

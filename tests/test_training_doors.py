@@ -110,7 +110,7 @@ def test_the_training_examples_of_the_seed_document_run(shared, tmp_path, monkey
     # the repository it names is gated: a tiny network stands in for its weights only
     monkeypatch.setattr(Model, "from_pretrained", ours)
     # the second example goes on where the first ended: it imports no trainer
-    names |= {"train_loader": loader(28, 8000), "val_loader": loader(28, 8000)}
+    names |= {"train_loader": loader(26, 8000), "val_loader": loader(26, 8000)}
     exec(fine, names)
     assert named == ["pyannote/speaker-diarization-3.1"]
     assert names["trainer"].current_epoch == 50

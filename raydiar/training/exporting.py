@@ -11,12 +11,7 @@ from __future__ import annotations
 import io
 import json
 import os
-import sys
-import types
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
-from enum import Enum
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +19,7 @@ import torch
 from torch import nn
 
 from raydiar.errors import ConfigError, TrainingError
-from raydiar.models.specifications import Problem, Resolution, Specifications
+from raydiar.models.writing import write_checkpoint
 from raydiar.training.folder import BEST, RunFolder
 
 FORMATS = ("raydiar", "pyannote", "onnx")
@@ -84,9 +79,7 @@ def export(run: str | os.PathLike, form: str, into: str | os.PathLike) -> Path:
         return write_folder(model, into)
     if form == "pyannote":
         path = into if into.suffix in (".bin", ".ckpt", ".pt") else into / "pytorch_model.bin"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(to_pyannote(model))
-        return path
+        return write_pyannote(model, path)
     path = into if into.suffix == ".onnx" else into / "model.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
     from raydiar.training.to_onnx import write_onnx
@@ -143,11 +136,13 @@ def write_folder(model: nn.Module, into: Path) -> Path:
 # -- pyannote ----------------------------------------------------------------------------------
 
 
-def to_pyannote(model: nn.Module) -> bytes:
-    """A checkpoint that pyannote.audio 4 loads.
+def write_pyannote(model: nn.Module, path: Path) -> Path:
+    """Write a checkpoint that pyannote.audio 4 loads.
 
-    The pickled task names pyannote's classes, which need not be installed here: they are written
-    by name.
+    Raises
+    ------
+    ConfigError
+        If pyannote.audio has no such network.
     """
     name = type(model).__name__
     module = _PYANNOTE_HOMES.get(name)
@@ -156,26 +151,25 @@ def to_pyannote(model: nn.Module) -> bytes:
             f"pyannote.audio has no {name}: take --format raydiar, or train one of "
             f"{', '.join(_PYANNOTE_HOMES)}"
         )
-    hyper_parameters = json.loads(json.dumps(dict(model.hparams)))
-    hyper_parameters.pop("dimension", None) if name.startswith("WeSpeaker") else None
-    with _pyannote_classes() as (specifications_class, problems, resolutions):
-        specifications = _as_theirs(
-            model.specifications, specifications_class, problems, resolutions
-        )
-        content = {
-            "state_dict": {k: v.detach().cpu().clone() for k, v in model.state_dict().items()},
-            "hyper_parameters": hyper_parameters,
-            "hparams_name": "kwargs",
-            "pytorch-lightning_version": "2.4.0",
-            "pyannote.audio": {
-                "versions": {"torch": str(torch.__version__), "pyannote.audio": "4.0.7"},
-                "architecture": {"module": module, "class": name},
-                "specifications": specifications,
-            },
-        }
-        sink = io.BytesIO()
-        torch.save(content, sink)
-    return sink.getvalue()
+    described = describe(model)
+    hyper_parameters = described["hyper_parameters"]
+    if name.startswith("WeSpeaker"):
+        hyper_parameters.pop("dimension", None)  # theirs has 256 always
+    classes = model.specifications.classes
+    content = {
+        "state_dict": {k: v.detach().cpu().clone() for k, v in model.state_dict().items()},
+        "hyper_parameters": hyper_parameters,
+        "hparams_name": "kwargs",
+        "pytorch-lightning_version": "2.4.0",
+        "pyannote.audio": {
+            "versions": {"torch": str(torch.__version__), "pyannote.audio": "4.0.7"},
+            "architecture": {"module": module, "class": name},
+            "specifications": replace(
+                model.specifications, classes=None if classes is None else list(classes)
+            ),
+        },
+    }
+    return write_checkpoint(content, path)
 
 
 _PYANNOTE_HOMES = {
@@ -188,43 +182,3 @@ _PYANNOTE_HOMES = {
         for depth in (34, 152, 221, 293)
     },
 }
-
-
-@contextmanager
-def _pyannote_classes() -> Iterator[tuple]:
-    """Stand-ins that pickle under pyannote's names, importable for as long as that takes."""
-    home = "pyannote.audio.core.task"
-    if home in sys.modules:  # the real ones
-        task = sys.modules[home]
-        yield task.Specifications, task.Problem, task.Resolution
-        return
-    module = types.ModuleType(home)
-    enums = [
-        Enum(ours.__name__, {member.name: member.value for member in ours}, module=home)
-        for ours in (Problem, Resolution)
-    ]
-    specifications = type("Specifications", (), {"__module__": home})
-    for cls in (*enums, specifications):
-        setattr(module, cls.__name__, cls)
-    parts = home.split(".")
-    names = [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
-    added = [name for name in names if name not in sys.modules]
-    sys.modules.update({name: types.ModuleType(name) for name in added} | {home: module})
-    try:
-        yield specifications, *enums
-    finally:
-        for name in added:
-            del sys.modules[name]
-
-
-def _as_theirs(ours: Specifications, cls, problems, resolutions):
-    theirs = object.__new__(cls)
-    theirs.__dict__.update(
-        {
-            **{name: getattr(ours, name) for name in asdict(ours)},
-            "problem": problems[ours.problem.name],
-            "resolution": resolutions[ours.resolution.name],
-            "classes": list(ours.classes) if ours.classes is not None else None,
-        }
-    )
-    return theirs
