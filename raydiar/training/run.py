@@ -130,6 +130,8 @@ def train(
 
 
 def _fit(module, task, config, control, resumed, device, options) -> None:
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     trainer = L.Trainer(
         max_steps=config.max_steps,
         accumulate_grad_batches=config.accumulate,
@@ -154,8 +156,6 @@ def _fit(module, task, config, control, resumed, device, options) -> None:
         stop=config.max_steps * config.accumulate,
     )
     control.batches = batches
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings():
         # Lightning's advice is about loaders and checkpoints of its own
         warnings.filterwarnings("ignore", module="lightning")
