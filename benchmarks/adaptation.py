@@ -181,12 +181,14 @@ def pipeline_error(pipeline, recordings) -> float:
 def measure(model, folder: Path, held_out: dict[str, list]) -> dict[str, dict[str, float]]:
     write_folder(model, folder)
     pipeline = Pipeline.from_pretrained(folder)
-    found = {}
+    found = {
+        name: {"segmentation": segmentation_error(model, recordings)}
+        for name, recordings in held_out.items()
+    }
+    print(folder.name, "segmentation", found, flush=True)
     for name, recordings in held_out.items():
-        found[name] = {
-            "segmentation": segmentation_error(model, recordings),
-            "pipeline": pipeline_error(pipeline, recordings),
-        }
+        found[name]["pipeline"] = pipeline_error(pipeline, recordings)
+        print(folder.name, name, found[name], flush=True)
     return found
 
 
