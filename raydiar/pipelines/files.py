@@ -7,7 +7,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
@@ -32,6 +32,10 @@ class AudioFile:
         Excerpt to process; everything by default.
     named : bool
         Whether the caller gave the name.
+    mapping : Mapping
+        What the caller gave beside the recording itself, e.g. its "annotation".
+    decoded : (samples, warnings), optional
+        What `samples` gives, where that is known already.
     """
 
     uri: str
@@ -43,6 +47,8 @@ class AudioFile:
     start: float = 0.0
     duration: float | None = None
     named: bool = False
+    mapping: Mapping = field(default_factory=dict, repr=False)
+    decoded: tuple[np.ndarray, tuple[str, ...]] | None = field(default=None, repr=False)
 
     def __post_init__(self):
         check_excerpt(self.start, self.duration, self.uri)
@@ -68,6 +74,7 @@ class AudioFile:
             return cls(uri=_name(file), original=file, source=file)
         part = {
             "original": file,
+            "mapping": file,
             "channel": file.get("channel"),
             "start": file.get("start") or 0.0,
             "duration": file.get("duration"),
@@ -87,6 +94,18 @@ class AudioFile:
         source = file["audio"]
         return cls(uri=file.get("uri") or _name(source), source=source, **part)
 
+    def preloaded(self) -> AudioFile:
+        """The same with its samples in memory, which hooks find as "waveform" of `mapping`.
+
+        Raises
+        ------
+        AudioDecodeError, InvalidSamples, RecordingTooLong
+        """
+        warnings: list[str] = []
+        samples = self.samples(warnings)
+        loaded = {"uri": self.uri, "waveform": samples[None], "sample_rate": audio.SAMPLE_RATE}
+        return replace(self, decoded=(samples, tuple(warnings)), mapping={**self.mapping, **loaded})
+
     def samples(self, warnings: list[str]) -> np.ndarray:
         """16 kHz mono: int16 from files, and what the caller gave from memory.
 
@@ -100,6 +119,10 @@ class AudioFile:
         ------
         AudioDecodeError, InvalidSamples, RecordingTooLong
         """
+        if self.decoded is not None:
+            samples, known = self.decoded
+            warnings += known
+            return samples
         if self.waveform is not None:
             return audio.prepare_waveform(
                 self.waveform,
