@@ -6,8 +6,6 @@ other turns than its author meant.
 
 from __future__ import annotations
 
-import os
-import posixpath
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -16,20 +14,16 @@ from typing import Any
 
 import yaml
 
-from raydiar import hub
 from raydiar.clustering.parameters import (
     AgglomerativeParameters,
     KMeansParameters,
     VBxParameters,
 )
 from raydiar.errors import ConfigError
-from raydiar.hub.files import names_file
-from raydiar.hub.huggingface import is_repository
-from raydiar.naming import local_path
-from raydiar.pipelines.bundle import is_archive, open_bundle
 from raydiar.pipelines.config import DEFAULT, PipelineConfig, Weights
+from raydiar.pipelines.document import Document, read_document, read_yaml
 
-_CLUSTERINGS = {
+CLUSTERINGS = {
     "AgglomerativeClustering": AgglomerativeParameters,
     "VBxClustering": VBxParameters,
     "KMeansClustering": KMeansParameters,
@@ -62,33 +56,11 @@ def load_config(
     """
     if checkpoint is None:
         return DEFAULT
-    if isinstance(checkpoint, Mapping):
-        return _parse(checkpoint, os.getcwd(), parent=None, revision=None, where="configuration")
-    if (local := local_path(checkpoint)) is not None:
-        checkpoint = os.path.expanduser(local)
-        if "@" in checkpoint and not os.path.exists(checkpoint):
-            raise ConfigError(f"{checkpoint}: pass the revision as `revision=`, not after '@'")
-    path = Path(checkpoint)
-    if path.exists() and revision:
-        raise ConfigError(f"{checkpoint} is local: it has no revision {revision!r}")
-    if path.is_file() and subfolder:
-        raise ConfigError(f"{checkpoint} is a file: it has no subfolder {subfolder!r}")
-    if is_archive(checkpoint):
-        archive = hub.fetch(checkpoint, revision=revision, token=token, cache_dir=cache_dir)
-        checkpoint, revision = str(path := open_bundle(archive, cache_dir)), None
-    found = hub.fetch(
-        checkpoint,
-        filename="config.yaml",
-        subfolder=subfolder,
-        revision=revision,
-        token=token,
-        cache_dir=cache_dir,
+    document = read_document(
+        checkpoint, revision=revision, subfolder=subfolder, token=token, cache_dir=cache_dir
     )
-    if path.exists():
-        base = str((path.parent if path.is_file() else path).absolute())
-    else:
-        base = checkpoint.rpartition("/")[0] if names_file(checkpoint) else checkpoint
-    return parse_config(found, base=base, parent=subfolder, revision=revision)
+    document.check_sections()
+    return diarization_config(document)
 
 
 def parse_config(
@@ -98,7 +70,9 @@ def parse_config(
 
     Paths in it are relative to the folder that it lies in.
     """
-    return _parse(_read_yaml(path), base, parent, revision, where=str(path))
+    document = Document(read_yaml(path), base, parent, revision, str(path))
+    document.check_sections()
+    return diarization_config(document)
 
 
 def read_parameters(path: str | Path) -> dict[str, Any]:
@@ -108,7 +82,7 @@ def read_parameters(path: str | Path) -> dict[str, Any]:
     ------
     ConfigError
     """
-    document = _read_yaml(Path(path))
+    document = read_yaml(Path(path))
     params = document.get("params", document) if isinstance(document, Mapping) else None
     if not isinstance(params, Mapping):
         raise ConfigError(f"{path}: no hyper-parameters in it")
@@ -125,7 +99,7 @@ def write_config(config: PipelineConfig) -> str:
         given = {name: value for name, value in details.items() if value is not None}
         return {"checkpoint": weights.uri, **given} if given else weights.uri
 
-    kinds = {parameters: name for name, parameters in _CLUSTERINGS.items()}
+    kinds = {parameters: name for name, parameters in CLUSTERINGS.items()}
     params = {
         "segmentation": named(config.segmentation),
         "embedding": named(config.embedding),
@@ -175,57 +149,34 @@ def parse_settings(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
     return nested
 
 
-def _read_yaml(path: Path):
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not readable YAML: {error}") from None
+def diarization_config(document: Document) -> PipelineConfig:
+    """The speaker diarization that a document describes.
 
-
-def _parse(document, base, parent, revision, where: str) -> PipelineConfig:
-    if not isinstance(document, Mapping) or not isinstance(document.get("pipeline"), Mapping):
-        raise ConfigError(f"{where}: no `pipeline` section; not a pipeline configuration")
-    unknown = set(document) - {"version", "dependencies", "pipeline", "params", "freeze", "device"}
-    if unknown:
-        raise ConfigError(f"{where}: unsupported sections {sorted(unknown)}")
-    _check_version(document, where)
-    name = str(document["pipeline"].get("name", "")).rsplit(".", 1)[-1]
-    if name != "SpeakerDiarization":
+    Raises
+    ------
+    ConfigError
+        It describes something else, or asks for what raydiar does not do.
+    """
+    where = document.where
+    if document.kind != "SpeakerDiarization":
         raise ConfigError(
-            f"{where}: pipeline {document['pipeline'].get('name')!r} is not a speaker diarization "
+            f"{where}: pipeline {document.name!r} is not a speaker diarization "
             "that runs on one's own machine"
         )
-
-    def weights(value) -> Weights | None:
-        if value is None:
-            return None
-        if isinstance(value, Mapping):
-            if not value.get("checkpoint"):
-                raise ConfigError(f"{where}: weights without `checkpoint`: {dict(value)}")
-            place = _placed(str(value["checkpoint"]), base, parent)
-            return Weights(place, value.get("subfolder"), value.get("revision"))
-        if str(value).startswith("$model/"):
-            folder, _, own = str(value).removeprefix("$model/").partition("@")
-            path = "/".join(filter(None, (parent, folder)))
-            return Weights(base, path, own or revision)
-        return Weights(_placed(str(value), base, parent, revision))
-
-    params = dict(document["pipeline"].get("params") or {})
-    if params.pop("legacy", False):
-        raise ConfigError(f"{where}: `legacy: true` is not supported; take .speaker_diarization")
-    for ignored in ("der_variant", "token", "cache_dir", "use_auth_token"):
-        params.pop(ignored, None)
+    params = document.params()
+    for ignored in ("legacy", "der_variant", "token", "cache_dir", "use_auth_token"):
+        params.pop(ignored, None)  # how to call it and get it, not what it computes
     clustering = params.pop("clustering", "VBxClustering")
-    if clustering not in _CLUSTERINGS:
-        raise ConfigError(f"{where}: clustering must be one of {sorted(_CLUSTERINGS)}")
+    if clustering not in CLUSTERINGS:
+        raise ConfigError(f"{where}: clustering must be one of {sorted(CLUSTERINGS)}")
     arguments = {
-        "clustering": _CLUSTERINGS[clustering](),
-        "segmentation": weights(params.pop("segmentation", None)),
-        "embedding": weights(params.pop("embedding", None)),
-        "plda": weights(params.pop("plda", None)),
+        "clustering": CLUSTERINGS[clustering](),
+        "segmentation": document.weights(params.pop("segmentation", None)),
+        "embedding": document.weights(params.pop("embedding", None)),
+        "plda": document.weights(params.pop("plda", None)),
         # Not our defaults but those of pyannote's constructor, which the file was written for.
         "embedding_exclude_overlap": params.pop("embedding_exclude_overlap", False),
-        "device": document.get("device"),
+        "device": document.content.get("device"),
     }
     for key in ("segmentation_step", "segmentation_batch_size", "embedding_batch_size"):
         if key in params:
@@ -236,37 +187,6 @@ def _parse(document, base, parent, revision, where: str) -> PipelineConfig:
         if arguments[required] is None:
             raise ConfigError(f"{where}: the pipeline names no {required} weights")
     config = PipelineConfig(**arguments)
-    for group in (document.get("params"), document.get("freeze")):
+    for group in (document.content.get("params"), document.content.get("freeze")):
         config = config.with_parameters(group or {})
     return config
-
-
-def _placed(value: str, base: str, parent: str | None, revision: str | None = None) -> str:
-    """Where weights lie that a configuration in `base`, below the folder `parent`, names."""
-    path, _, fragment = value.partition("#")
-    path = os.path.expanduser(path)
-    if "://" in value or os.path.isabs(path) or value.startswith("$"):
-        return value if "://" in value else f"{path}{'#' if fragment else ''}{fragment}"
-    local = os.path.isdir(base)
-    folder = os.path.join(base, parent or "")
-    found = local and os.path.exists(os.path.join(folder, path))
-    if not found and is_repository(path, folder if local else "/nowhere"):
-        return value
-    if local:
-        placed = os.path.normpath(os.path.join(folder, path))
-    else:
-        scheme, separator, rest = base.partition("://")
-        scheme, rest = (scheme, rest) if separator else ("hf", base)
-        if scheme == "hf" and revision:
-            rest = f"{rest}@{revision}"
-        placed = f"{scheme}://{posixpath.normpath('/'.join(filter(None, (rest, parent, path))))}"
-    return f"{placed}#{fragment}" if fragment else placed
-
-
-def _check_version(document: Mapping, where: str) -> None:
-    wanted = (document.get("dependencies") or {}).get("pyannote.audio", document.get("version"))
-    if wanted is None:
-        return
-    major = str(wanted).split(".")[0]
-    if not major.isdigit() or int(major) > 4:
-        raise ConfigError(f"{where}: written for pyannote.audio {wanted}; raydiar reads up to 4.x")
