@@ -6,15 +6,23 @@ torch (600 MB and 3 s), and nothing here ever starts Ray.
 
 from importlib import import_module
 
+from raydiar.compat import install as _install_aliases
+
 __version__ = "0.1.0"
 
 _HOMES = {
     "Pipeline": "raydiar.pipelines",
     "Model": "raydiar.models",
+    "Inference": "raydiar.inference.sliding",
+    "Audio": "raydiar.inference.waveforms",
+    "SpeakerVerification": "raydiar.voiceprints.pairs",
     "Diarization": "raydiar.diarization",
 }
 
 __all__ = ["__version__", *_HOMES]
+
+
+_install_aliases()
 
 
 def __getattr__(name: str):

@@ -88,6 +88,8 @@ class Diarization:
         "exact" or "two-level" (see `raydiar.clustering.resolve`).
     warnings : tuple of str
         What the caller should know, e.g. more speakers asked for than there are voices.
+    dimension : int
+        Of the voiceprints, where it is known; also where there are none.
     """
 
     uri: str
@@ -97,6 +99,7 @@ class Diarization:
     speakers: tuple[Speaker, ...] = ()
     clustering: str = "exact"
     warnings: tuple[str, ...] = ()
+    dimension: int = 0
 
     @property
     def num_speakers(self) -> int:
@@ -121,7 +124,7 @@ class Diarization:
         Zeros rather than NaN, as pyannote.audio pads: a cosine with them is never a match.
         """
         known = [s.embedding for s in self.speakers if s.embedding is not None]
-        dimension = len(known[0]) if known else 0
+        dimension = len(known[0]) if known else self.dimension
         return (
             np.stack(
                 [

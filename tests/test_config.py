@@ -15,7 +15,8 @@ from raydiar.clustering import AgglomerativeParameters, VBxParameters
 from raydiar.errors import ConfigError, WeightsNotFound
 from raydiar.models import WeSpeakerResNet34
 from raydiar.pipelines.config import DEFAULT, Weights
-from raydiar.pipelines.config_file import _parse, load_config
+from raydiar.pipelines.config_file import diarization_config, load_config
+from raydiar.pipelines.document import Document
 
 LEGACY = """
 version: 3.1.0
@@ -213,7 +214,7 @@ def test_relative_paths_in_a_repository_and_a_bucket():
         ("org/repo", "v1", "hf://org/repo@v1/seg/pytorch_model.bin"),
         ("s3://bucket/pipe", None, "s3://bucket/pipe/seg/pytorch_model.bin"),
     ):
-        config = _parse(document, base, None, revision, where="x")
+        config = diarization_config(Document(document, base, None, revision, "x"))
         assert config.segmentation == Weights(expected)
         assert config.embedding == Weights("org/emb")
 
@@ -226,17 +227,17 @@ def test_what_is_not_there(tmp_path):
 
 
 def test_parameters_can_be_set(pipeline, tmp_path):
-    before = pipeline.parameters
+    before = pipeline.parameters(instantiated=True)
     tuned = Pipeline.from_pretrained().instantiate({"clustering": {"threshold": 0.5}})
-    assert tuned.parameters["clustering"]["threshold"] == 0.5
-    assert pipeline.parameters == before
-    with pytest.raises(ConfigError, match="unknown group"):
+    assert tuned.parameters(instantiated=True)["clustering"]["threshold"] == 0.5
+    assert pipeline.parameters(instantiated=True) == before
+    with pytest.raises(ConfigError, match="there are segmentation, clustering"):
         tuned.instantiate({"clusterin": {}})
     path = tmp_path / "tuned.yaml"
     path.write_text("params: {clustering: {threshold: 0.4}, segmentation: {min_duration_off: 0.5}}")
     tuned = Pipeline.from_pretrained(hparams_file=path)
-    assert tuned.parameters["clustering"]["threshold"] == 0.4
-    assert tuned.parameters["min_duration_off"] == 0.5
+    assert tuned.parameters(instantiated=True)["clustering"]["threshold"] == 0.4
+    assert tuned.parameters(instantiated=True)["segmentation"]["min_duration_off"] == 0.5
 
 
 @pytest.mark.parametrize("wrong", ["soon", -0.1, float("nan"), float("inf")])

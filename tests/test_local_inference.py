@@ -103,9 +103,9 @@ def test_overlap_is_left_out_where_enough_remains():
     assert masks[0].sum(dim=1).tolist() == [10, 3, 0]
 
 
-def test_segmentation_without_powerset_is_refused():
-    task = Specifications(problem=Problem.MULTI_LABEL_CLASSIFICATION, classes=["a", "b", "c"])
-    with pytest.raises(ConfigError, match="powerset"):
+def test_segmentation_of_other_classes_is_refused():
+    task = Specifications(problem=Problem.MULTI_LABEL_CLASSIFICATION, classes=["dog", "cat"])
+    with pytest.raises(ConfigError, match="local speakers"):
         Segmenter(PyanNet(specifications=task))
 
 

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "raydiar"
 # From the ground floor up; a room imports itself and what stands below it.
 FLOORS = [
     {"errors", "windows", "local_speakers", "storage", "diarization", "formats", "picture", "hub"}
-    | {"plotting", "failures", "planning", "naming", "devices", "weights"},
+    | {"plotting", "failures", "planning", "naming", "devices", "weights", "compat"},
     {"audio", "simulation"},
     {"models", "clustering"},
     {"inference"},
@@ -105,6 +105,18 @@ def test_nothing_below_the_corpus_job_borrows_from_it():
         borrowed = {m for m in imports(path) if m.startswith("raydiar.corpus")}
         allowed = ("raydiar.corpus.output", "raydiar.corpus.hashes")
         assert all(module.startswith(allowed) for module in borrowed), (path, borrowed)
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_pyannotes_import_paths_are_for_its_users(path):
+    from raydiar.compat import ALIASES
+
+    used = {module for module in imports(path) if module in ALIASES}
+    assert not used, (
+        f"{path} imports {used}, which are names for those who come from pyannote.audio"
+    )
+    if room_of(path) != "compat":
+        assert "raydiar.compat" not in set(imports(path))
 
 
 @pytest.mark.parametrize(

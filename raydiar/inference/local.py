@@ -65,6 +65,8 @@ class LocalInference:
         Windows; at most 16 and 4 on a CPU.
     exclude_overlap : bool
         Embed speakers from the frames where they speak alone, where there are enough.
+    segmentation_threshold : float, optional
+        See `Segmenter`.
 
     Attributes
     ----------
@@ -90,6 +92,7 @@ class LocalInference:
         segmentation_batch_size: int = 32,
         embedding_batch_size: int = 32,
         exclude_overlap: bool = True,
+        segmentation_threshold: float | None = None,
     ):
         claim_process()
         self.device = torch.device(device)
@@ -100,7 +103,7 @@ class LocalInference:
         self.batch_size = segmentation_batch_size
         segmentation = segmentation.to(self.device).eval()
         embedding = optimize_for_inference(embedding.to(self.device).eval())
-        self._segmenter = Segmenter(segmentation, segmentation_step)
+        self._segmenter = Segmenter(segmentation, segmentation_step, segmentation_threshold)
         self.grid = self._segmenter.grid
         # Kernel launches, not memory, limit short groups on a GPU: let more of them gather there.
         queue_size = 2048 if self.device.type == "cuda" else 128

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from raydiar.errors import ConfigError
 from raydiar.inference.powerset import powerset_mapping, to_multilabel
+from raydiar.models import Model
 from raydiar.windows import WindowGrid
 
 
@@ -15,10 +15,13 @@ class Segmenter:
 
     Parameters
     ----------
-    model : nn.Module
-        With powerset output, on the device it is to run on.
+    model : Model
+        Of local speakers, on the device it is to run on.
     step : float
         Step between windows as a fraction of their duration.
+    threshold : float, optional
+        Probability above which a local speaker is active, of a network without powerset output;
+        0.5 by default. One with powerset output decides for itself.
 
     Attributes
     ----------
@@ -27,12 +30,17 @@ class Segmenter:
         Local speakers per window.
     """
 
-    def __init__(self, model: nn.Module, step: float = 0.1):
+    def __init__(self, model: Model, step: float = 0.1, threshold: float | None = None):
         specifications = model.specifications
-        if not specifications.powerset:
+        if not specifications.permutation_invariant or not specifications.classes:
             raise ConfigError(
-                "diarization needs a segmentation network with powerset output, such as "
-                "segmentation-3.0; this one has none"
+                "diarization needs a segmentation network of local speakers, such as "
+                f"segmentation-3.0; the classes of this one are {specifications.classes}"
+            )
+        if specifications.powerset and threshold is not None:
+            raise ConfigError(
+                "segmentation.threshold is for networks without powerset output: this one decides "
+                "for itself"
             )
         if not 0 < step <= 1:
             raise ConfigError(f"segmentation_step must be in (0, 1], not {step}")
@@ -47,10 +55,11 @@ class Segmenter:
             frame_step=model.frame_step,
             frame_duration=model.frame_duration,
         )
-        device = next(model.parameters()).device
-        self._mapping = powerset_mapping(self.num_speakers, specifications.powerset_max_classes).to(
-            device
-        )
+        self._threshold = 0.5 if threshold is None else threshold
+        self._mapping = None
+        if specifications.powerset:
+            mapping = powerset_mapping(self.num_speakers, specifications.powerset_max_classes)
+            self._mapping = mapping.to(next(model.parameters()).device)
 
     def __call__(self, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """
@@ -63,4 +72,7 @@ class Segmenter:
         active : (batch, num_frames, num_speakers) float32, 0 or 1
         posteriors : (batch, num_frames, num_speakers) float32
         """
-        return to_multilabel(self.model(windows[:, None]), self._mapping)
+        scores = self.model(windows[:, None])
+        if self._mapping is None:
+            return (scores > self._threshold).float(), scores.float()
+        return to_multilabel(scores, self._mapping)

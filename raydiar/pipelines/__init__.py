@@ -3,8 +3,14 @@
 from importlib import import_module
 
 _HOMES = {
-    "Pipeline": "raydiar.pipelines.speaker_diarization",
+    "Pipeline": "raydiar.pipelines.pipeline",
     "SpeakerDiarization": "raydiar.pipelines.speaker_diarization",
+    "VoiceActivityDetection": "raydiar.pipelines.detection",
+    "OverlappedSpeechDetection": "raydiar.pipelines.detection",
+    "SpeakerChangeDetection": "raydiar.pipelines.detection",
+    "MultiLabelSegmentation": "raydiar.pipelines.detection",
+    "SpeakerEmbedding": "raydiar.pipelines.speaker_embedding",
+    "PretrainedSpeakerEmbedding": "raydiar.pipelines.speaker_embedding",
     "RemoteDiarization": "raydiar.pipelines.remote",
     "ArtifactHook": "raydiar.pipelines.hooks",
     "Hooks": "raydiar.pipelines.hooks",

@@ -47,6 +47,9 @@ class PipelineConfig:
     segmentation_batch_size, embedding_batch_size : int
     dtype : str
         "float32" is exact; "bfloat16" and "float16" are fast.
+    segmentation_threshold : float or None
+        Probability from which a local speaker is active, of networks without powerset output; 0.5
+        where not given.
     device : str or None
         Device that the configuration asks for.
     """
@@ -62,6 +65,7 @@ class PipelineConfig:
     embedding_batch_size: int = 32
     dtype: str = "float32"
     device: str | None = None
+    segmentation_threshold: float | None = None
 
     def __post_init__(self):
         if isinstance(self.clustering, VBxParameters) and self.plda is None:
@@ -72,8 +76,12 @@ class PipelineConfig:
         if self.dtype not in ("float32", "bfloat16", "float16"):
             raise ConfigError(f"dtype must be float32, bfloat16 or float16, not {self.dtype!r}")
         for name in ("segmentation_batch_size", "embedding_batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+            size = getattr(self, name)
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise ConfigError(f"{name} must be at least 1, got {size!r}")
+        threshold = self.segmentation_threshold
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ConfigError(f"segmentation.threshold must be from 0 to 1, got {threshold!r}")
 
     def with_parameters(self, params: Mapping[str, Any]) -> PipelineConfig:
         """The same with other hyper-parameters, in pyannote's nested form.
@@ -93,12 +101,15 @@ class PipelineConfig:
                         f"{type(config.clustering).__name__} has no such parameter: {error}"
                     ) from None
             elif group == "segmentation":
-                unknown = set(values) - {"min_duration_off"}
+                unknown = set(values) - {"min_duration_off", "threshold"}
                 if unknown:
                     raise ConfigError(
-                        f"unknown segmentation parameters {sorted(unknown)}: a powerset "
-                        "segmentation has min_duration_off only"
+                        f"unknown segmentation parameters {sorted(unknown)}: there are "
+                        "min_duration_off and, of networks without powerset output, threshold"
                     )
+                values = dict(values)
+                if "threshold" in values:
+                    values["segmentation_threshold"] = values.pop("threshold")
                 config = replace(config, **values)
             else:
                 raise ConfigError(f"unknown group of parameters {group!r}")
@@ -172,7 +183,14 @@ class LocalPipeline:
             "embedding_exclude_overlap": self.config.embedding_exclude_overlap,
             "min_duration_off": self.config.min_duration_off,
             "dtype": self.config.dtype,
+            **self._threshold,
         }
+
+    @property
+    def _threshold(self) -> dict[str, float]:
+        # Left out where there is none, so that fingerprints made before it was there still hold.
+        threshold = self.config.segmentation_threshold
+        return {} if threshold is None else {"segmentation_threshold": threshold}
 
     @property
     def fingerprint(self) -> str:
