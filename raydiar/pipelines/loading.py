@@ -17,6 +17,7 @@ from raydiar.pipelines.detection import (
 )
 from raydiar.pipelines.document import Document, read_document
 from raydiar.pipelines.pipeline import Pipeline
+from raydiar.pipelines.remote import RemoteDiarization, remote_model
 from raydiar.pipelines.speaker_diarization import SpeakerDiarization
 from raydiar.pipelines.speaker_embedding import SpeakerEmbedding
 from raydiar.weights import Weights
@@ -58,6 +59,8 @@ def load_pipeline(
         "cache_dir": cache_dir,
     }
     frozen: Mapping[str, Any] = {}
+    if model := remote_model(checkpoint):
+        return RemoteDiarization(model, token=token)
     if checkpoint is None:
         local = load_config(None).localize(token=token, cache_dir=cache_dir)
         pipeline: Pipeline = SpeakerDiarization(local)

@@ -21,6 +21,7 @@ from raydiar.clustering.parameters import speaker_bounds
 from raydiar.diarization import Diarization, Turn, from_turns
 from raydiar.errors import ConfigError, RaydiarError, RemoteJobFailed
 from raydiar.pipelines.files import AudioFile, with_distinct_names
+from raydiar.pipelines.pipeline import Pipeline
 from raydiar.pipelines.remote_client import RemoteClient
 from raydiar.storage import open_source
 
@@ -34,7 +35,7 @@ def remote_model(checkpoint: Any) -> str | None:
     return match["model"] if match else None
 
 
-class RemoteDiarization:
+class RemoteDiarization(Pipeline):
     """Who spoke when, as a service answers it.
 
     Parameters
@@ -61,6 +62,7 @@ class RemoteDiarization:
         base_url: str | None = None,
         timeout: float | None = None,
     ):
+        super().__init__()
         self.model = model
         self.timeout = timeout
         self._client = RemoteClient(token, base_url)
