@@ -24,7 +24,6 @@ from engine import conversation
 from peer import BENCH
 
 from raydiar import Pipeline
-from raydiar.corpus.inputs import packs
 from raydiar.corpus.job.run import diarize_corpus
 
 
@@ -44,7 +43,6 @@ def make_recordings(count: int) -> list[Path]:
 
 def run_job(paths: list[Path], num_actors: int = 1) -> float:
     """Seconds that a job takes on a Ray that runs already."""
-    packs.PACK_SECONDS = 1800.0 if num_actors == 1 else 60.0
     home = BENCH / "job"
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir()

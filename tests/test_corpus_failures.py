@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 from web_storage import serving
 
 from raydiar.cli import app
-from raydiar.corpus.inputs import packs
+from raydiar.corpus.job import decoding
+from raydiar.corpus.job.decoding import Decode
 from raydiar.corpus.job.run import diarize_corpus, resolve_corpus
-from raydiar.corpus.job.stages import Decode
 from raydiar.corpus.output import dataset
 from raydiar.errors import JobFailed, OutputError
 from raydiar.pipelines.config import DEFAULT
@@ -28,7 +28,7 @@ from raydiar.pipelines.config import DEFAULT
 @pytest.fixture
 def small_packs(monkeypatch):
     """A pack for every recording of 5 s, so that a job of seconds has a middle."""
-    monkeypatch.setattr(packs, "PACK_SECONDS", 6.0)
+    monkeypatch.setattr(decoding, "PACK_SECONDS", 5.0)
 
 
 def rows_of(output) -> dict[str, str]:
@@ -54,9 +54,9 @@ def test_error_rows_are_done_again_on_request(local_ray, talk, tmp_path, small_p
         server.refused = {"/4.wav": 503}
         retry = f"""
 from functools import partial
-from raydiar.corpus.inputs import packs
+from raydiar.corpus.job import decoding
 from raydiar.corpus.job import run
-packs.PACK_SECONDS = 6.0
+decoding.PACK_SECONDS = 5.0
 run.Decode = partial(run.Decode, attempts=1)
 run.diarize_corpus({manifest!r}, {str(output)!r}, retry_errors="retryable")
 """

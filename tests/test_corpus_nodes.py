@@ -8,8 +8,8 @@ from corpus_files import driver, files, seen, wait_until, write_manifest
 from web_storage import serving
 
 JOB = """
-from raydiar.corpus.inputs import packs
-packs.PACK_SECONDS = 6.0
+from raydiar.corpus.job import decoding
+decoding.PACK_SECONDS = 5.0
 from raydiar.corpus.job.run import diarize_corpus
 diarize_corpus({manifest!r}, {output!r}, num_actors=2)
 """

@@ -19,16 +19,16 @@ from typer.testing import CliRunner
 from raydiar import audio
 from raydiar.cli import app
 from raydiar.corpus.hashes import hash_ids, is_member
-from raydiar.corpus.inputs import packs
 from raydiar.corpus.inputs.manifest import RECORDING_FIELDS
 from raydiar.corpus.inputs.shard_record import SHARDS_FILE, ShardLog, ShardRecord
 from raydiar.corpus.inputs.shards import is_shard, read_members
-from raydiar.corpus.inputs.sources import is_audio
+from raydiar.corpus.job import decoding
+from raydiar.corpus.job.decoding import MOST_ATTEMPTS, Decode, DecodePortion
+from raydiar.corpus.job.pack import Pack
 from raydiar.corpus.job.run import diarize_corpus
-from raydiar.corpus.job.shard_decoding import DecodeShard
-from raydiar.corpus.job.stages import MOST_ATTEMPTS, Coordinator, Decode
-from raydiar.corpus.wire import pcm_from_arrow
+from raydiar.corpus.job.stages import Coordinator
 from raydiar.errors import ShardError
+from raydiar.naming import is_audio
 from raydiar.storage.folder import Folder
 from raydiar.storage.lock import OutputLock
 
@@ -146,7 +146,7 @@ def test_the_memory_is_that_of_a_member(tmp_path):
     script = """
 import resource, sys
 from raydiar.corpus.inputs.shards import read_members
-from raydiar.corpus.inputs.sources import is_audio
+from raydiar.naming import is_audio
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 before = peak()
 count = sum(len(data) == 2_000_000 for _, data in read_members(sys.argv[1], is_audio, lambda _: 1))
@@ -226,19 +226,15 @@ def decode_shard(local_ray):
 
     coordinator = ray.remote(Coordinator).remote()
 
-    def decoded(row: dict, done=(), pack_seconds=5.0):
+    def decoded(row: dict, done=(), pack_seconds=4.0):
         row = dict.fromkeys(RECORDING_FIELDS.names) | {"recording_id": row["uri"]} | row
-        pack = {"pack": 3, "seconds": 0.0, "recordings": [row]}
-        table = pa.Table.from_pylist([pack], packs.pack_schema(RECORDING_FIELDS))
+        kind = pa.list_(pa.struct(list(RECORDING_FIELDS)))
+        portion = pa.table({"portion": [3], "recordings": pa.array([[row]], kind)})
         hashes = ray.put(np.sort(hash_ids(done)))
-        stage = DecodeShard(Decode(), hashes, coordinator, pack_seconds)
-        for pack in stage(table):
-            [[recordings], [errors], [sizes], [told]] = (
-                pack.column(name).to_pylist()
-                for name in ("recordings", "errors", "num_samples", "shard")
-            )
-            sizes = [size for size, error in zip(sizes, errors, strict=True) if error is None]
-            yield recordings, pcm_from_arrow(pack.column("pcm").chunk(0), sizes), errors, told
+        stage = DecodePortion(Decode(pack_seconds=pack_seconds), hashes, coordinator)
+        for pack in map(Pack, stage(portion)):
+            samples = [one for one in pack.samples() if one is not None]
+            yield pack.recordings(), samples, pack.errors(), pack.shard
 
     return decoded
 
@@ -249,32 +245,36 @@ def test_a_shard_becomes_packs(tmp_path, clips, decode_shard):
     names = [[row["recording_id"] for row in recordings] for recordings, *_ in formed]
     assert names == [
         [f"{uri}#a.wav", f"{uri}#b.flac"],
-        [f"{uri}#{n}" for n in ("c.mp3", "d.wav", "e.wav")],
+        [f"{uri}#c.mp3", f"{uri}#d.wav"],
+        [f"{uri}#e.wav"],
+        [],
     ]
     assert {row["num_speakers"] for recordings, *_ in formed for row in recordings} == {2}
     assert {row["uri"] for row in formed[0][0]} == set(names[0])
     samples = formed[0][1][0]
     (tmp_path / "a.wav").write_bytes(clips["a.wav"])
     assert (samples == audio.decode(tmp_path / "a.wav")).all()
-    error = formed[1][2][2]
+    error = formed[2][2][0]
     assert error["type"] == "AudioDecodeError"
     assert f"{uri}#e.wav" in error["message"]
     ends = [told["total_rows"] for *_, told in formed]
-    assert ends == [None, 5]
-    assert formed[1][3]["whole"]
+    assert ends == [None, None, None, 5]
+    assert formed[3][3]["whole"]
 
     # members that have a row are passed over, and a shard of such tells that it was read
-    [(recordings, _, _, told)] = decode_shard({"uri": uri}, done=[*names[0], *names[1][1:]])
+    everything = [name for pack in names for name in pack]
+    done = [name for name in everything if name != f"{uri}#c.mp3"]
+    [(recordings, *_), (_, _, _, told)] = decode_shard({"uri": uri}, done)
     assert [row["recording_id"] for row in recordings] == [f"{uri}#c.mp3"]
     assert (told["total_rows"], told["num_done"]) == (1, 4)
-    [(recordings, _, _, told)] = decode_shard({"uri": uri}, done=[*names[0], *names[1]])
+    [(recordings, _, _, told)] = decode_shard({"uri": uri}, everything)
     assert (recordings, told["total_rows"], told["num_done"]) == ([], 0, 5)
 
 
 def test_what_a_row_says_of_a_shard_holds_for_its_members(tmp_path, clips, decode_shard):
     stereo = write(tmp_path / "call.wav", speech_like(2.0), 8000, "pcm_mulaw", layout="stereo")
     uri = write_tar(tmp_path / "s.tar", {"call.wav": stereo.read_bytes(), "text.wav": b"not audio"})
-    [(recordings, samples, errors, _)] = decode_shard(
+    [(recordings, samples, errors, _), _] = decode_shard(
         {"uri": uri, "recording_id": "calls", "start": 0.5, "duration": 1.0, "channel": "split"}
     )
     assert [row["recording_id"] for row in recordings] == [
@@ -291,13 +291,13 @@ def test_a_shard_that_breaks_off_is_one_retryable_error_after_its_members(
 ):
     uri = write_tar(tmp_path / "s.tar", clips)
     (tmp_path / "s.tar").write_bytes((tmp_path / "s.tar").read_bytes()[:-30000])
-    [(recordings, samples, errors, told)] = decode_shard({"uri": uri}, pack_seconds=100)
+    [(recordings, samples, errors, _), (*_, told)] = decode_shard({"uri": uri}, pack_seconds=100)
     assert [row["recording_id"] for row in recordings[-2:]][-1] == uri
     assert len(samples) == len(recordings) - 1 > 0
     assert (errors[-1]["type"], errors[-1]["retryable"]) == ("ShardError", True)
     assert not told["whole"]
 
-    [(recordings, _, [error], told)] = decode_shard({"uri": f"{tmp_path}/absent.tar"})
+    [(recordings, _, [error], _), (*_, told)] = decode_shard({"uri": f"{tmp_path}/absent.tar"})
     assert recordings[0]["recording_id"] == f"{tmp_path}/absent.tar"
     assert (error["type"], error["retryable"], told["total_rows"]) == ("AudioNotFound", True, 1)
 
@@ -380,19 +380,18 @@ def test_a_job_on_shards(local_ray, tmp_path, clips):
 
 
 def dying(marks: Path):
-    """DecodeShard that is killed after its first pack: twice, or always if the shard says so."""
+    """DecodePortion that is killed after a shard's first pack: twice, or always if it says so."""
 
     @dataclass(frozen=True)
-    class Dying(DecodeShard):
-        pack_seconds: float = 3.0
-
-        def __call__(self, row):
-            [[shard]] = row.column("recordings").to_pylist()
+    class Dying(DecodePortion):
+        def __call__(self, portion):
+            [[shard]] = portion.column("recordings").to_pylist()
             name = Path(shard["uri"]).stem
-            for place, pack in enumerate(DecodeShard.__call__(self, row)):
+            for place, pack in enumerate(DecodePortion.__call__(self, portion)):
                 mark = Path(marks, f"{name}-{os.getpid()}")
                 deaths = len(list(Path(marks).glob(f"{name}-*")))
-                if place == 1 and (name == "deadly" or deaths < 2):
+                more = Pack(pack).shard["total_rows"] is None
+                if place == 1 and more and (name == "deadly" or deaths < 2):
                     mark.touch()
                     os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does for want of memory
                 yield pack
@@ -407,7 +406,8 @@ def test_a_shard_that_ends_its_process_is_tried_again_but_not_forever(
     marks.mkdir()
     corpus.mkdir()
     good, deadly = (write_tar(corpus / f"{name}.tar", clips) for name in ("good", "deadly"))
-    monkeypatch.setattr("raydiar.corpus.job.graph.DecodeShard", dying(marks))
+    monkeypatch.setattr(decoding, "PACK_SECONDS", 3.0)
+    monkeypatch.setattr("raydiar.corpus.job.graph.DecodePortion", dying(marks))
     summary = diarize_corpus(None, str(tmp_path / "output"), source=str(corpus))
     rows = rows_of(tmp_path / "output")
     read = {name for name, row in rows.items() if row["status"] == "ok"}

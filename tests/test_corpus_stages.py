@@ -13,11 +13,15 @@ import pytest
 import ray
 
 from raydiar import audio
-from raydiar.corpus.inputs import packs
-from raydiar.corpus.inputs.manifest import RECORDING_FIELDS
+from raydiar.corpus.inputs.manifest import RECORDING_FIELDS, read_manifest
+from raydiar.corpus.inputs.plan import TASK_RECORDINGS, TASK_UNKNOWN, write_plan
 from raydiar.corpus.job import stages
+from raydiar.corpus.job.decoding import PACK_RECORDINGS, Decode, DecodePortion, form_packs
 from raydiar.corpus.job.graph import packs_per_write
+from raydiar.corpus.job.joining import Join
+from raydiar.corpus.job.pack import Outcome, Pack
 from raydiar.corpus.job.placement import fit_actors
+from raydiar.corpus.job.portions import ReadPlan, portion_load
 from raydiar.corpus.output import dataset
 from raydiar.corpus.wire import (
     local_speakers_from_arrow,
@@ -40,12 +44,18 @@ from raydiar.storage.folder import Folder
 from raydiar.storage.lock import OutputLock
 
 
-def pack_of(*recordings: dict) -> pa.Table:
+def portion_of(*recordings: dict) -> pa.Table:
     rows = [dict.fromkeys(RECORDING_FIELDS.names) | row for row in recordings]
     for row in rows:
         row["recording_id"] = row["recording_id"] or row["uri"]
-    pack = {"pack": 0, "seconds": 0.0, "recordings": rows}
-    return pa.Table.from_pylist([pack], packs.pack_schema(RECORDING_FIELDS))
+    kind = pa.list_(pa.struct(list(RECORDING_FIELDS)))
+    return pa.table({"portion": [0], "recordings": pa.array([rows], kind)})
+
+
+def decoded(*recordings: dict) -> pa.Table:
+    """The one pack that recordings become."""
+    [pack] = DecodePortion(Decode())(portion_of(*recordings))
+    return pack
 
 
 def write_wav(path, samples: np.ndarray, sample_rate: int = 16000):
@@ -94,7 +104,7 @@ def test_a_pack_becomes_the_rows_that_the_pipeline_gives(
     samples = audio.decode(sample_wav)
     stereo = np.stack([samples[: 8 * 16000], np.zeros(8 * 16000, np.int16)], axis=1)
     telephone = write_wav(tmp_path / "telephone.wav", stereo)
-    pack = pack_of(
+    pack = decoded(
         {"uri": str(sample_wav), "start": 12.0, "duration": 11.0},
         {"uri": "missing.wav"},
         {"uri": telephone, "channel": "0", "num_speakers": 1},
@@ -103,7 +113,7 @@ def test_a_pack_becomes_the_rows_that_the_pipeline_gives(
     folder = Folder(str(tmp_path / "output"))
     with OutputLock(folder, "run1"):
         write = stages.Write(folder, "run1", resolve.schema)
-        [receipt] = write(resolve(infer(stages.Decode()(pack)))).to_pylist()
+        [receipt] = write(resolve(infer(pack))).to_pylist()
     assert (receipt["ok"], receipt["errors"]) == (3, ["AudioNotFound"])
     assert receipt["audio_seconds"] == 11.0 + 8.0 + 8.0
 
@@ -165,8 +175,8 @@ def bad_recordings(folder) -> dict[str, str]:
 
 def test_every_bad_recording_is_an_error_row_that_says_why(tmp_path, infer, resolve):
     expected = bad_recordings(tmp_path)
-    pack = pack_of(*({"uri": f"{tmp_path}/{name}", "recording_id": name} for name in expected))
-    [rows] = resolve(infer(stages.Decode()(pack))).column("rows").to_pylist()
+    pack = decoded(*({"uri": f"{tmp_path}/{name}", "recording_id": name} for name in expected))
+    [rows] = resolve(infer(pack)).column("rows").to_pylist()
     assert {row["recording_id"]: row["error"]["type"] for row in rows} == expected
     for row in rows:
         assert row["status"] == "error"
@@ -176,13 +186,13 @@ def test_every_bad_recording_is_an_error_row_that_says_why(tmp_path, infer, reso
 
 
 def test_a_recording_to_split_that_could_not_be_probed_says_why(tmp_path):
-    pack = stages.Decode()(pack_of({"uri": f"{tmp_path}/absent.wav", "channel": "split"}))
-    assert pack.column("errors").to_pylist()[0][0]["type"] == "AudioNotFound"
+    pack = decoded({"uri": f"{tmp_path}/absent.wav", "channel": "split"})
+    assert Pack(pack).errors()[0]["type"] == "AudioNotFound"
 
 
 def test_a_run_that_lost_its_output_writes_nothing(tmp_path, infer, resolve):
     folder = Folder(str(tmp_path))
-    resolved = resolve(infer(stages.Decode()(pack_of({"uri": "missing.wav"}))))
+    resolved = resolve(infer(decoded({"uri": "missing.wav"})))
     with OutputLock(folder, "run2"), pytest.raises(OutputError, match="no longer holds"):
         stages.Write(folder, "run1", resolve.schema)(resolved)
     assert not folder.list()
@@ -277,21 +287,127 @@ def test_actors_that_do_not_fit_are_refused():
         fit_actors([3], 4)
 
 
-def test_packs_hold_half_an_hour_and_long_recordings_stand_alone(tmp_path):
-    def row(seconds=None, size=None, uri="s3://b/a.mp3"):
-        return {"uri": uri, "duration": seconds, "size": size}
+def outcome(minutes: float) -> Outcome:
+    return Outcome({"recording_id": "x"}, samples=np.zeros(int(960_000 * minutes), np.int16))
 
-    minutes = [10, 15, 4, 90, 2, 29, 1, 31]
-    formed = list(packs.form_packs(iter([row(60.0 * m) for m in minutes])))
-    in_minutes = [[int(r["duration"] / 60) for r in pack] for _, pack in formed]
-    assert in_minutes == [[90], [10, 15, 4], [2], [31], [29, 1]]
-    clips = list(packs.form_packs(iter([row(1.0)] * 1000)))
-    assert max(len(pack) for _, pack in clips) == packs.PACK_RECORDINGS
 
-    assert packs.estimate_seconds(row(size=4_000_000)) == 1000  # mp3 at 32 kbit/s
-    assert packs.estimate_seconds(row()) == packs.UNKNOWN_SECONDS
-    (tmp_path / "a.wav").write_bytes(bytes(160_000))
-    assert packs.estimate_seconds(row(uri=str(tmp_path / "a.wav"))) == 10
+def minutes_of(group: list[Outcome]) -> list[int]:
+    return [round(len(one.samples) / 960_000) for one in group]
+
+
+def test_packs_hold_half_an_hour_to_two_of_what_was_decoded():
+    durations = [10, 15, 4, 90, 2, 29, 100, 1, 119]
+    packs = [minutes_of(group) for group, _ in form_packs(map(outcome, durations), Decode())]
+    assert packs == [[10, 15, 4, 90], [2, 29], [100], [1, 119]]
+    packs = [minutes_of(group) for group, _ in form_packs(map(outcome, [29, 119, 5]), Decode())]
+    assert packs == [[29], [119], [5]]  # no more than two hours in one
+    clips = (Outcome({}, error={}) for _ in range(1000))
+    assert max(len(group) for group, _ in form_packs(clips, Decode())) == PACK_RECORDINGS
+
+
+def test_a_recording_longer_than_a_pack_goes_in_equal_parts():
+    [(before, _), *parts, (after, _)] = form_packs(map(outcome, [9, 121, 5]), Decode())
+    assert (minutes_of(before), minutes_of(after)) == ([9], [5])
+    places = [place for _, place in parts]
+    assert [place["index"] for place in places] == [0, 1, 2]
+    assert {place["num_parts"] for place in places} == {3}
+    edges = [place["start"] for place in places] + [places[-1]["stop"]]
+    assert (edges[0], edges[-1]) == (0, 121 * 960_000)
+    lengths = np.diff(edges)
+    assert lengths.max() - lengths.min() < 3 * 16000
+    for [part], place in parts:
+        # enough of the next for the last window, and not one sample that is not there
+        last = place["index"] == 2
+        assert len(part.samples) - (place["stop"] - place["start"]) == (0 if last else 960_000)
+
+
+def test_a_recording_in_parts_has_the_row_of_the_whole(sample_wav, infer, resolve, tmp_path):
+    """Parts of 10 s of 30 s of conversation, one of which is inferred twice."""
+    recording = {"uri": str(sample_wav), "recording_id": "long"}
+    [whole] = DecodePortion(Decode())(portion_of(recording))
+    small = Decode(most_seconds=20.0, part_seconds=11.0)
+    parts = list(DecodePortion(small)(portion_of(recording, {"uri": "missing.wav"})))
+    assert [Pack(part).num_recordings for part in parts] == [1] * 4
+    join = Join(Folder(str(tmp_path)), "plan/run1")
+    inferred = [infer(part) for part in parts]
+    order = [2, 0, 0, 1, 3]
+    packs = [Pack(join(inferred[number])) for number in order]
+    assert [pack.num_recordings for pack in packs] == [0, 0, 0, 1, 1]
+    # the one that joined, run again, gives the recording again, and no other does
+    again = {number: Pack(join(inferred[number])).num_recordings for number in range(3)}
+    assert again == {0: 0, 1: 1, 2: 0}
+
+    [[expected]] = resolve(infer(whole)).column("rows").to_pylist()
+    [[row]] = resolve(packs[3].table).column("rows").to_pylist()
+    assert (row["error"], row["duration"]) == (None, expected["duration"])
+    assert places(dataset.to_diarization(row).turns) == places(
+        dataset.to_diarization(expected).turns
+    )
+    [one, other] = ([s["embedding"] for s in r["speakers"]] for r in (row, expected))
+    np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_a_part_that_fails_fails_its_recording(sample_wav, infer, tmp_path):
+    small = Decode(most_seconds=10.0, part_seconds=10.0)
+    parts = DecodePortion(small)(portion_of({"uri": str(sample_wav), "duration": 20.0}))
+    join = Join(Folder(str(tmp_path)), "plan/run1")
+    first, second = (infer(part) for part in parts)
+    error = {"type": "X", "message": "no", "retryable": False, "attempt": 1}
+    first = Pack(first).with_local_speakers([None], [error], 0.0).table
+    assert Pack(join(first)).num_recordings == 0
+    assert Pack(join(second)).errors() == [error]
+
+
+def plan_of(folder: Folder, rows: list[dict], num_slots: int):
+    """The plan of a manifest, and the recordings of each of its portions."""
+    pq.write_table(pa.Table.from_pylist(rows), folder.path("m.parquet"))
+    manifest = read_manifest(folder.path("m.parquet"))
+    plan = write_plan(manifest, np.empty(0, "S16"), folder, "run1")
+    read = ReadPlan(folder, plan.folder, portion_load(plan.load, num_slots))
+    portions = [
+        portion
+        for number, name in enumerate(plan.files)
+        for portion in read(pa.table({"number": [number], "name": [name]}))
+    ]
+    return plan, [portion.column("recordings").to_pylist()[0] for portion in portions], portions
+
+
+def test_portions_go_by_what_is_to_fetch_and_never_by_a_guess_at_durations(tmp_path):
+    folder = Folder(str(tmp_path))
+
+    def sizes(rows, num_slots=1):
+        return [len(portion) for portion in plan_of(folder, rows, num_slots)[1]]
+
+    clips = [{"uri": f"s3://b/{n}.mp3", "size": 10_000} for n in range(2000)]
+    assert max(sizes(clips)) == TASK_RECORDINGS
+    assert max(sizes(clips, 64)) == 7  # there is something to do for everybody
+    podcasts = [{"uri": f"s3://b/{n}.mp3", "size": 30 * 2**20} for n in range(100)]
+    assert set(sizes(podcasts)) == {2}
+    assert set(sizes([{"uri": f"s3://b/{n}.mp3"} for n in range(320)])) == {TASK_UNKNOWN}
+    stated = [{"uri": f"s3://b/{n}.mp3", "seconds": 1800.0} for n in range(100)]
+    assert set(sizes(stated)) == {4}
+    stated = [{"uri": f"s3://b/{n}.mp3", "duration": 1800.0} for n in range(100)]
+    assert set(sizes(stated)) == {4}
+
+
+def test_a_plan_holds_every_recording_once_and_large_ones_first(tmp_path):
+    rows = [{"uri": f"s3://b/{n}.mp3", "size": 2**20, "take": n} for n in range(200)]
+    rows.append({"uri": "s3://b/day.mp3", "size": 2**30, "take": 200})
+    rows.append({"uri": "s3://b/shard.tar", "size": None, "take": 201})
+    plan, portions, tables = plan_of(Folder(str(tmp_path)), rows, 2)
+    assert [[row["take"] for row in portion] for portion in portions[:2]] == [[200], [201]]
+    taken = [row["take"] for portion in portions[2:] for row in portion]
+    assert taken == list(range(200))
+    numbers = [table.column("portion")[0].as_py() for table in tables]
+    assert len(set(numbers)) == len(numbers)
+    assert (plan.num_recordings, plan.num_shards, plan.exact) == (201, 1, False)
+
+
+def test_seconds_are_a_hint_that_changes_neither_id_nor_excerpt(tmp_path):
+    folder = Folder(str(tmp_path))
+    plan, [[row]], _ = plan_of(folder, [{"uri": "s3://b/a.mp3", "seconds": 60.0}], 1)
+    assert (row["recording_id"], row["start"], row["duration"]) == ("s3://b/a.mp3", None, None)
+    assert (plan.seconds, plan.exact) == (60.0, True)
 
 
 def test_the_driver_packs_many_clips_in_little_memory(tmp_path):
@@ -303,11 +419,11 @@ import resource, sys
 import numpy as np
 from raydiar.storage.folder import Folder
 from raydiar.corpus.inputs.manifest import read_manifest
-from raydiar.corpus.inputs.packs import write_packs
+from raydiar.corpus.inputs.plan import write_plan
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 manifest, output = read_manifest(sys.argv[1] + "/m.parquet"), Folder(sys.argv[1] + "/output")
 before = peak()
-plan = write_packs(manifest, np.empty(0, "S16"), output, "run1")
+plan = write_plan(manifest, np.empty(0, "S16"), output, "run1")
 print(plan.num_recordings, peak() - before)
 """
     command = [sys.executable, "-c", script, str(tmp_path)]

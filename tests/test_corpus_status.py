@@ -16,7 +16,7 @@ from corpus_rows import PIPELINE, SCHEMA, publish
 from typer.testing import CliRunner
 
 from raydiar.cli import app
-from raydiar.corpus.inputs import packs
+from raydiar.corpus.job import decoding
 from raydiar.corpus.job.run import diarize_corpus
 from raydiar.corpus.output import dataset
 from raydiar.corpus.watch.progress import STEPS, RunSummary
@@ -45,7 +45,7 @@ def job(local_ray, sample_wav, tmp_path_factory):
         asked.append(read_status(output))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packs, "PACK_SECONDS", 6.0)
+        patch.setattr(decoding, "PACK_SECONDS", 5.0)
         patch.setattr("raydiar.corpus.job.run.Reporter", partial(Reporter, every=0.02))
         diarize_corpus(str(manifest), output, report=report)
     return output, asked, lines
@@ -230,30 +230,47 @@ def test_what_is_no_output_is_refused(tmp_path):
 # -- lines -----------------------------------------------------------------------------------------
 
 
-def receipt(ok: int, audio: float, planned: float, errors=()) -> dict:
+def receipt(ok: int, audio: float, errors=(), stated: float = 0.0, shards=()) -> dict:
     steps = {f"{step}_seconds": [1.0] for step in STEPS}
     counts = {"ok": ok, "errors": list(errors), "audio_seconds": audio}
-    return counts | {"planned_seconds": [planned], "shards": []} | steps
+    return counts | {"stated_seconds": stated, "shards": list(shards)} | steps
 
 
 def test_time_left_and_known_hours_come_from_what_is_done():
-    # file sizes suggested 10 h, and the first fifth of that turned out to be 1 h
-    run = summary("run1", planned_seconds=36_000.0)
-    assert run.seconds_left is None
-    assert "0 of 4 recordings, 0.00 of ≈10.00 h" in progress_line(run)
-    run.add(receipt(1, 3600.0, 7200.0))
+    run = summary("run1")
+    assert (run.seconds_left, run.known_seconds) == (None, None)
+    assert "0 of 4 recordings, 0.00 h" in progress_line(run)
+    run.add(receipt(1, 3600.0))
     run.processing_seconds = 60.0
-    assert run.seconds_left == 240.0
-    assert run.known_seconds == 5 * 3600.0
+    assert run.seconds_left == 180.0
+    assert run.known_seconds == 4 * 3600.0
     assert progress_line(run) == (
-        "1 of 4 recordings, 1.00 of ≈5.00 h, 60.0 x real time, 0 errors, ≈4 min left"
+        "1 of 4 recordings, 1.00 of ≈4.00 h, 60.0 x real time, 0 errors, ≈3 min left"
     )
-    run.add(receipt(0, 0.0, 28_800.0, ["AudioNotFound", "AudioNotFound", "EmptyAudio"]))
+    run.add(receipt(0, 0.0, ["AudioNotFound", "AudioNotFound", "EmptyAudio"]))
     assert progress_line(run).endswith(
         "1.00 of ≈1.00 h, 60.0 x real time, 3 errors (2 AudioNotFound, 1 EmptyAudio), ≈0 s left"
     )
     run.num_recordings = 9  # a manifest whose end is not known yet
     assert progress_line(run).startswith("4 of 9 recordings")
+
+
+def test_time_left_comes_from_the_manifest_where_it_states_all_seconds():
+    run = summary("run1", stated_seconds=36_000.0, stated_all=True)
+    assert (run.seconds_left, run.known_seconds) == (None, 36_000.0)
+    run.processing_seconds = 60.0
+    run.add(receipt(1, 3500.0, stated=3600.0))  # the longest of all four are to come
+    assert run.seconds_left == pytest.approx(540.0)
+    assert run.known_seconds == 3500.0 + 32_400.0
+
+
+def test_time_left_of_shards_comes_from_the_shards_read():
+    run = RunSummary("run1", "m", "out", num_recordings=2, num_shards=2, num_shards_read=1)
+    told = {"num_rows": 500, "num_done": None}
+    run.add(receipt(500, 3600.0, shards=[told]))
+    run.add(receipt(1, 100.0))
+    assert run.part_done == 0.5
+    assert run.known_seconds == 2 * 3700.0
 
 
 @pytest.mark.parametrize(

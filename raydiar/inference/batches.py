@@ -23,13 +23,19 @@ class Slice:
     Attributes
     ----------
     samples : (num_samples,) int16, or float32 in [-1, 1]
-        The whole recording, 16 kHz mono.
+        Of the recording, 16 kHz mono: all of it, or the part that its windows need.
     first_window, num_windows : int
+    first_sample : int
+        Place of the first of `samples` in the recording.
+    num_samples : int, optional
+        Of the whole recording; by default there is no more of it than `samples`.
     """
 
     samples: np.ndarray = field(repr=False)
     first_window: int
     num_windows: int
+    first_sample: int = 0
+    num_samples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ class WindowBatch:
         staging = torch.zeros(sum(lengths), dtype=dtype, pin_memory=pinned)
         view, start = staging.numpy(), 0
         for stretch, length in zip(stretches, lengths, strict=True):
-            offset = stretch.first_window * grid.step_samples
+            offset = stretch.first_window * grid.step_samples - stretch.job.first_sample
             samples = stretch.samples[offset : offset + length]
             view[start : start + len(samples)] = samples
             start += length
@@ -119,16 +125,23 @@ class Job:
             )
         if len(samples) == 0:
             raise InvalidSamples("a recording without a single sample")
+        self.num_samples = source.num_samples or source.first_sample + len(samples)
+        num_windows = grid.num_windows(self.num_samples)
         last = source.first_window + source.num_windows
-        if source.first_window < 0 or not 0 < source.num_windows <= last <= grid.num_windows(
-            len(samples)
-        ):
+        if source.first_window < 0 or not 0 < source.num_windows <= last <= num_windows:
             raise ValueError(
                 f"windows {source.first_window} to {last} are not in a recording of "
-                f"{grid.num_windows(len(samples))} windows"
+                f"{num_windows} windows"
+            )
+        start = source.first_window * grid.step_samples
+        stop = min(self.num_samples, (last - 1) * grid.step_samples + grid.window_samples)
+        if start < source.first_sample or stop > source.first_sample + len(samples):
+            raise ValueError(
+                f"windows {source.first_window} to {last} need samples {start} to {stop}, not "
+                f"{source.first_sample} to {source.first_sample + len(samples)}"
             )
         self.samples: np.ndarray | None = samples
-        self.num_samples = len(samples)
+        self.first_sample = source.first_sample
         self.first_window = source.first_window
         self.num_windows = source.num_windows
         self.results: list = []

@@ -22,9 +22,10 @@ from raydiar.inference.segmenter import Segmenter
 from raydiar.local_speakers import LocalSpeakers, pack_activity
 from raydiar.models.optimize import optimize_for_inference
 
-# What the caches of a CPU hold: larger batches take up to 1.7 times as long, and more memory.
+# What the caches of a CPU hold: larger batches take up to 1.7 times as long, and more memory. CAM++
+# takes more, as its head, which alone would not fit, takes one input at a time there.
 _CPU_SEGMENTATION_BATCH = 16
-_CPU_EMBEDDING_BATCH = 4
+_CPU_EMBEDDING_BATCH = {"cut": 16, "masked": 4}
 
 
 def speaker_masks(active: torch.Tensor, exclude_overlap: bool, min_num_frames: int) -> torch.Tensor:
@@ -62,7 +63,7 @@ class LocalInference:
     segmentation_step : float
         Step between windows as a fraction of their duration.
     segmentation_batch_size, embedding_batch_size : int
-        Windows; at most 16 and 4 on a CPU.
+        Windows; on a CPU at most 16, and 4 to embed where the trunk sees whole windows.
     exclude_overlap : bool
         Embed speakers from the frames where they speak alone, where there are enough.
     segmentation_threshold : float, optional
@@ -99,14 +100,16 @@ class LocalInference:
         self.dtype = dtype
         if self.device.type == "cpu":
             segmentation_batch_size = min(segmentation_batch_size, _CPU_SEGMENTATION_BATCH)
-            embedding_batch_size = min(embedding_batch_size, _CPU_EMBEDDING_BATCH)
+            most = _CPU_EMBEDDING_BATCH[embedding.embedding_mode]
+            embedding_batch_size = min(embedding_batch_size, most)
         self.batch_size = segmentation_batch_size
         segmentation = segmentation.to(self.device).eval()
         embedding = optimize_for_inference(embedding.to(self.device).eval())
         self._segmenter = Segmenter(segmentation, segmentation_step, segmentation_threshold)
         self.grid = self._segmenter.grid
-        # Kernel launches, not memory, limit short groups on a GPU: let more of them gather there.
-        queue_size = 2048 if self.device.type == "cuda" else 128
+        # Groups of one length are short: more inputs that gather make fuller batches. Kernel
+        # launches, not memory, limit them on a GPU.
+        queue_size = 2048 if self.device.type == "cuda" else 1024
         self._embedder = make_embedder(embedding, embedding_batch_size, queue_size)
         self.dimension = embedding.dimension
         self._exclude_overlap = exclude_overlap

@@ -200,7 +200,12 @@ class CAMPPlus(EmbeddingNetwork):
         return self.fbank.frame_length + 2 * self.fbank.frame_shift
 
     def frames(self, features: torch.Tensor) -> torch.Tensor:
-        return self.xvector[:-1](self.head(features))
+        if features.device.type == "cpu" and not self.training:
+            # the caches of a CPU hold the head's planes of one input, but not of two
+            planes = torch.cat([self.head(one) for one in features.split(1)])
+        else:
+            planes = self.head(features)
+        return self.xvector[:-1](planes)
 
     def project(self, statistics: torch.Tensor) -> torch.Tensor:
         rows = statistics.flatten(0, -2)  # its batch norm takes no third axis

@@ -40,7 +40,9 @@ RECORDING_FIELDS = pa.schema(
         pa.field("num_speakers", pa.int32()),
         pa.field("min_speakers", pa.int32()),
         pa.field("max_speakers", pa.int32()),
-        pa.field("size", pa.int64()),  # of the file, in bytes: only forms packs
+        # of the whole file: hints, which change neither what is done nor how it is named
+        pa.field("size", pa.int64()),  # bytes
+        pa.field("seconds", pa.float64()),
     ]
 )
 NEMO = {"audio_filepath": "uri", "offset": "start"}
@@ -292,6 +294,7 @@ _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "min_speakers": lambda value: _whole(value, 1),
     "max_speakers": lambda value: _whole(value, 1),
     "size": lambda value: _whole(value, 0, 2**62),
+    "seconds": _duration,
 }
 
 

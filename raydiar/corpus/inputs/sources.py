@@ -28,16 +28,6 @@ from raydiar.failures import retrying
 from raydiar.naming import clean_uri, is_audio, local_path
 from raydiar.storage import display_name, storage_error
 
-# bytes of a second, low rather than high, for the known endings: packs are formed from file
-# sizes where nothing better is known, and a pack too small costs less than one too large
-BYTES_PER_SECOND = {
-    **dict.fromkeys((".wav", ".aif", ".aiff", ".caf"), 16_000),
-    **dict.fromkeys((".sph", ".au"), 8_000),
-    **dict.fromkeys((".flac",), 12_000),
-    **dict.fromkeys((".mp3", ".ogg", ".oga", ".m4a", ".aac", ".wma", ".ac3"), 4_000),
-    **dict.fromkeys((".opus", ".amr", ".3gp"), 1_500),
-    **dict.fromkeys((".mp4", ".mkv", ".webm", ".mov", ".avi", ".mpg", ".mpeg", ".ts"), 20_000),
-}
 _SCHEMA = pa.schema([("uri", pa.string()), ("size", pa.int64())])
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from raydiar.corpus.hashes import is_member
-from raydiar.corpus.inputs.packs import PACKS, PackPlan, pack_folder
+from raydiar.corpus.inputs.plan import PLANS, Plan, plan_folder
 from raydiar.corpus.inputs.shard_record import ShardLog
 from raydiar.corpus.output import dataset
 from raydiar.corpus.output.row_index import update_index
@@ -67,14 +67,14 @@ def scratch(folder: Folder, run: str) -> Iterator[None]:
         yield
     finally:
         with suppress(Exception):  # an error of the run is worth more; the next run sweeps
-            folder.delete(pack_folder(run))
+            folder.delete(plan_folder(run))
     with usable(folder):
         check_lock(folder, run)
         # those of older runs only: should this one be asleep by now, others have begun since
-        for older in folder.folders(PACKS):
+        for older in folder.folders(PLANS):
             if older < run:
-                folder.delete(f"{PACKS}/{older}")
-        folder.delete_empty(PACKS)
+                folder.delete(f"{PLANS}/{older}")
+        folder.delete_empty(PLANS)
         folder.delete(TEMPORARY)
 
 
@@ -82,7 +82,7 @@ def scratch(folder: Folder, run: str) -> Iterator[None]:
 def recorded(
     folder: Folder,
     summary: RunSummary,
-    plan: PackPlan,
+    plan: Plan,
     before: dataset.Inventory,
     schema: pa.Schema,
 ) -> Iterator[Callable[[], None]]:
@@ -95,7 +95,7 @@ def recorded(
     summary.num_shards = plan.num_shards
     done_again = is_member(plan.hashes, before.done).sum()
     summary.num_rows_before = len(before.done) - int(done_again)
-    summary.planned_seconds, summary.planned_exactly = plan.seconds, plan.exact
+    summary.stated_seconds, summary.stated_all = plan.seconds, plan.exact
 
     def write() -> None:
         summary.tick()
@@ -162,7 +162,7 @@ def finish(
     folder: Folder,
     run: str,
     before: dataset.Inventory,
-    plan: PackPlan,
+    plan: Plan,
     shards: ShardLog | None = None,
 ) -> None:
     """Leave exactly one row a recording, to any reader."""

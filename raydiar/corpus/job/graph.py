@@ -1,9 +1,10 @@
-"""The job as a Ray Data graph: read packs, decode, local inference, resolve, write.
+"""The job as a Ray Data graph: plan, decode, local inference, join, resolve, write.
 
-Short packs, long ones and shards are decoded in branches of their own, which then join.
-Each operator takes one pack a call, except the last. Their CPUs differ from neighbour to
-neighbour because Ray Data fuses neighbours with equal resources into one operator: decoding would
-run inside the inference actors, which then wait for it.
+One line of operators, each of which takes one row a call, a pack from decoding on, except the last.
+Every row is a block of its own: Ray Data would gather small ones, and a task would then begin with
+several packs while others have none. CPUs differ from neighbour to neighbour because Ray Data fuses
+neighbours with equal resources into one operator: decoding would run inside the inference actors,
+which then wait for it.
 """
 
 from __future__ import annotations
@@ -16,33 +17,35 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 from ray.exceptions import RayError
 
-from raydiar.audio import SAMPLE_RATE
-from raydiar.corpus.inputs.packs import PackPlan
+from raydiar.corpus.inputs.plan import Plan
+from raydiar.corpus.job.decoding import Decode, DecodePortion
+from raydiar.corpus.job.joining import Join
+from raydiar.corpus.job.keeping import Keep, ReadKept, ReadRows
 from raydiar.corpus.job.placement import Placement
-from raydiar.corpus.job.shard_decoding import DecodeShard
-from raydiar.corpus.job.stages import Coordinator, Decode, LocalInferenceStage, Resolve, Write
-from raydiar.corpus.output.kept import Keep, ReadKept
+from raydiar.corpus.job.portions import ReadPlan, portion_load
+from raydiar.corpus.job.stages import Coordinator, LocalInferenceStage, Resolve, Write
+from raydiar.corpus.job.waiting import CHEAP_CPUS, bound_waiting
 from raydiar.errors import JobFailed, RaydiarError
 from raydiar.storage.folder import Folder
 
 MAX_FILES = 10_000  # of one run; a write leaves up to two
-# PCM of long packs that may be decoded at a time: one of 24 h is 2.8 GB
-LONG_BYTES_IN_FLIGHT = 8 * 2**30
+_AFTER = 2 * CHEAP_CPUS  # what joins, keeps and resolves is fused
+_READERS = 2  # tasks that read the plan, each of which gives hundreds of portions a second
+_ROW = {"batch_size": 1, "batch_format": "pyarrow"}
+_PACK = {**_ROW, "udf_modifying_row_count": False}
 
-_PACK = {"batch_size": 1, "batch_format": "pyarrow", "udf_modifying_row_count": False}
 
-
-def job_context() -> DataContext:
+def job_context(plan: Plan) -> DataContext:
     """Ray Data's settings for a job, which the graph must be made under."""
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    # the newer reader starts an actor for every CPU to read the footers of files we just wrote
-    context.use_datasource_v2 = False
+    context.target_max_block_size = 1  # a row is a block
     context.raise_original_map_exception = True  # so that its message reaches the user
     # a recording of 24 h may take longer than any time-out; stalls are reported by the job
     context.execution_no_progress_timeout_s = -1
     context.execution_options.preserve_order = False
+    bound_waiting(context, 2 * packs_per_write(plan.most_packs))
     return context
 
 
@@ -63,7 +66,7 @@ def coordinator() -> Iterator:
 
 
 def job_graph(
-    plan: PackPlan,
+    plan: Plan,
     output: Folder,
     decode: Decode,
     pipeline,
@@ -86,9 +89,8 @@ def job_graph(
         Sorted hashes of the recordings that have a row; needed if the plan holds shards.
     """
     on_gpu = placement.device == "cuda"
-    num_packs = plan.num_packs + plan.num_shard_packs
     actors = ActorPoolStrategy(
-        min_size=min(placement.num_actors, num_packs),
+        min_size=placement.num_actors,
         max_size=placement.max_actors,
         # the next pack is fetched while the networks run
         max_concurrent_calls_per_actor=2 if on_gpu else 1,
@@ -97,8 +99,17 @@ def job_graph(
         # instead of spinning, and an LSTM takes five times as long.
         enable_true_multi_threading=not on_gpu,
     )
-    with DataContext.current(job_context()):
-        decoded = _decoded(plan, output, decode, coordinator, done, 1.0 if on_gpu else 0.5)
+    # GPUs wait for decoding, so every CPU should have work; on CPUs decoding waits for the networks
+    num_slots = _num_cpus() if on_gpu else placement.max_actors
+    load = portion_load(plan.load, num_slots)
+    done = ray.put(done) if plan.num_shards else None
+    with DataContext.current(job_context(plan)):
+        portions = _files(plan).map_batches(
+            ReadPlan(output, plan.folder, load), compute=_readers(plan), num_cpus=CHEAP_CPUS, **_ROW
+        )
+        decoded = portions.map_batches(
+            DecodePortion(decode, done, coordinator), num_cpus=1.0 if on_gpu else 0.5, **_ROW
+        )
         inferred = decoded.map_batches(
             LocalInferenceStage,
             fn_constructor_args=(pipeline, placement.device, placement.num_threads, coordinator),
@@ -108,29 +119,42 @@ def job_graph(
             memory=placement.memory,
             **_PACK,
         )
-        return _written(inferred, plan, keep, resolve, write)
+        joined = inferred.map_batches(Join(output, plan.folder), num_cpus=_AFTER, **_PACK)
+        if keep is not None:
+            joined = joined.map_batches(keep, num_cpus=_AFTER, **_PACK)
+        return _written(joined, plan, resolve, write, num_cpus=_AFTER)
 
 
 def resolve_graph(
-    plan: PackPlan, output: Folder, read: ReadKept, resolve: Resolve, write: Write
+    plan: Plan, output: Folder, read: ReadKept, resolve: Resolve, write: Write
 ) -> Dataset:
     """The receipts of a job that clusters kept LocalSpeakers, not executed yet."""
-    with DataContext.current(job_context()):
-        packs = _packs(output, f"{plan.folder}/kept")
-        return _written(packs.map_batches(read, num_cpus=0.5, **_PACK), plan, None, resolve, write)
+    with DataContext.current(job_context(plan)):
+        packs = _files(plan).map_batches(
+            ReadRows(output, plan.folder), compute=_readers(plan), num_cpus=CHEAP_CPUS, **_ROW
+        )
+        kept = packs.map_batches(read, num_cpus=0.5, **_PACK)
+        return _written(kept, plan, resolve, write, num_cpus=1.0)
+
+
+def _readers(plan: Plan) -> TaskPoolStrategy:
+    return TaskPoolStrategy(size=min(_READERS, len(plan.files)))
+
+
+def _files(plan: Plan) -> Dataset:
+    files = [{"number": number, "name": name} for number, name in enumerate(plan.files)]
+    return ray.data.from_items(files, override_num_blocks=len(files))
 
 
 def _written(
-    inferred: Dataset, plan: PackPlan, keep: Keep | None, resolve: Resolve, write: Write
+    packs: Dataset, plan: Plan, resolve: Resolve, write: Write, num_cpus: float
 ) -> Dataset:
-    if keep is not None:
-        inferred = inferred.map_batches(keep, num_cpus=0.5, **_PACK)  # fused with the next
-    resolved = inferred.map_batches(resolve, num_cpus=0.5, **_PACK)
+    resolved = packs.map_batches(resolve, num_cpus=num_cpus, **_PACK)
     return resolved.map_batches(
         write,
-        batch_size=packs_per_write(plan.num_packs + plan.num_shard_packs),
+        batch_size=packs_per_write(plan.most_packs),
         batch_format="pyarrow",
-        num_cpus=0.25,
+        num_cpus=CHEAP_CPUS,
     )
 
 
@@ -139,33 +163,8 @@ def packs_per_write(num_packs: int) -> int:
     return max(1, -(-num_packs // (MAX_FILES // 2)))
 
 
-def _decoded(
-    plan: PackPlan, output: Folder, decode: Decode, coordinator, done, num_cpus: float
-) -> Dataset:
-    branches = []
-    if plan.num_packs > plan.num_long:
-        packs = _packs(output, f"{plan.folder}/short")
-        branches.append(packs.map_batches(decode, num_cpus=num_cpus, **_PACK))
-    if plan.num_long:
-        # Rationed by their own number of tasks, and begun with the short ones: a long pack that
-        # came last would keep one actor busy when all others have nothing left.
-        largest = int(2 * SAMPLE_RATE * min(plan.longest_seconds, decode.max_duration))
-        tasks = TaskPoolStrategy(size=max(1, LONG_BYTES_IN_FLIGHT // largest))
-        packs = _packs(output, f"{plan.folder}/long")
-        branches.append(packs.map_batches(decode, compute=tasks, num_cpus=num_cpus, **_PACK))
-    if plan.num_shards:
-        read = DecodeShard(decode, ray.put(done), coordinator)
-        packs = _packs(output, f"{plan.folder}/shards")
-        packs = packs.map_batches(read, batch_size=1, batch_format="pyarrow", num_cpus=num_cpus)
-        branches.append(packs)
-    return branches[0].union(*branches[1:]) if len(branches) > 1 else branches[0]
-
-
-def _packs(output: Folder, folder: str) -> Dataset:
-    # Rows of the manifest are so small that Ray Data would make one block, hence one task, of all
-    # of them: every pack must become a block of its own.
-    packs = ray.data.read_parquet(output.path(folder), filesystem=output.fs, num_cpus=0.25)
-    return packs.repartition(target_num_rows_per_block=1)
+def _num_cpus() -> int:
+    return max(1, int(ray.cluster_resources().get("CPU", 0)))
 
 
 def receipts_of(graph: Dataset) -> Iterator[dict]:

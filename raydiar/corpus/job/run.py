@@ -18,7 +18,7 @@ from raydiar.audio.isolation import IsolatedDecoder
 from raydiar.clustering import PLDA
 from raydiar.corpus.hashes import is_member
 from raydiar.corpus.inputs.manifest import RECORDING_FIELDS, read_manifest
-from raydiar.corpus.inputs.packs import PackPlan, write_packs
+from raydiar.corpus.inputs.plan import Plan, write_plan
 from raydiar.corpus.inputs.shard_record import ShardLog, ShardRecord
 from raydiar.corpus.inputs.sources import write_manifest
 from raydiar.corpus.job.bookkeeping import (
@@ -30,16 +30,11 @@ from raydiar.corpus.job.bookkeeping import (
     recorded,
     scratch,
 )
-from raydiar.corpus.job.stages import Decode, Resolve, Write
+from raydiar.corpus.job.decoding import Decode
+from raydiar.corpus.job.keeping import Keep, ReadKept
+from raydiar.corpus.job.stages import Resolve, Write
 from raydiar.corpus.output import dataset
-from raydiar.corpus.output.kept import (
-    Keep,
-    ReadKept,
-    check_made_by,
-    prepare,
-    read_schema,
-    write_plan,
-)
+from raydiar.corpus.output.kept import check_made_by, plan_kept, prepare, read_schema
 from raydiar.corpus.watch.progress import FailureLimit, RunSummary
 from raydiar.corpus.watch.record import versions
 from raydiar.corpus.watch.reporting import Reporter, print_line
@@ -146,7 +141,7 @@ def diarize_corpus(
         # which members of shards failed shows only in the shards
         read = ShardRecord() if retry_errors == "all" else shards.record
         with scratch(folder, summary.run):
-            plan = write_packs(recordings, done, folder, summary.run, read)
+            plan = write_plan(recordings, done, folder, summary.run, read)
             with recorded(folder, summary, plan, before, schema) as record:
                 if plan.num_recordings or plan.num_shards:
                     job = _Job(folder, summary.run, plan, weights, schema, done, shards)
@@ -198,7 +193,7 @@ def resolve_corpus(
         schema = agreed_schema(folder, summary.run, carried, weights)
         before = dataset.Inventory.read(folder)
         with scratch(folder, summary.run):
-            plan = write_plan(source, before.done, folder, summary.run)
+            plan = plan_kept(source, before.done, folder, summary.run)
             with recorded(folder, summary, plan, before, schema) as record:
                 if plan.num_recordings:
                     job = _Job(folder, summary.run, plan, weights, schema)
@@ -227,7 +222,7 @@ _threads = threading.local()  # a decoder serves one thread at a time
 class _Job:
     output: Folder
     run: str
-    plan: PackPlan
+    plan: Plan
     weights: LocalPipeline
     schema: pa.Schema
     done: np.ndarray | None = None

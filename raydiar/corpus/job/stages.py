@@ -1,9 +1,9 @@
-"""The stages of a job: decode, local inference, resolve, write. Each takes and gives Arrow tables.
+"""The stages after decoding: local inference, joining, resolve, write. Each takes and gives tables.
 
 A row is a pack until it is written. A stage catches what is a recording's failure, or the
 moment's once its attempts are used up, and lets everything else stop the job: exceptions that
 leave a stage are never rows. Importing this module brings neither torch nor Ray, for the workers
-that only decode or resolve.
+that only resolve.
 """
 
 from __future__ import annotations
@@ -12,34 +12,25 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cache
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raydiar.audio import MAX_DURATION
-from raydiar.audio.isolation import IsolatedDecoder
 from raydiar.clustering import PLDA, resolve
 from raydiar.clustering.resolve import Clustering
+from raydiar.corpus.inputs.plan import stated_seconds
 from raydiar.corpus.inputs.shard_record import SHARD
+from raydiar.corpus.job.decoding import MOST_ATTEMPTS
+from raydiar.corpus.job.pack import STEPS, Pack
 from raydiar.corpus.output import dataset
-from raydiar.corpus.wire import (
-    local_speakers_from_arrow,
-    local_speakers_to_arrow,
-    pcm_from_arrow,
-    pcm_to_arrow,
-)
-from raydiar.errors import JobFailed, StorageUnavailable
+from raydiar.errors import JobFailed
 from raydiar.failures import MACHINE, describe, failure_cause, is_device_error, retrying
 from raydiar.local_speakers import LocalSpeakers
-from raydiar.storage import Source
 from raydiar.storage.folder import Folder
 from raydiar.storage.lock import check_lock
-
-MOST_ATTEMPTS = 4  # at one pack, each of which ended its process, before the job stops
 
 RECEIPT = pa.schema(
     [
@@ -47,90 +38,11 @@ RECEIPT = pa.schema(
         ("errors", pa.list_(pa.string())),  # type of each error row
         ("shards", pa.list_(SHARD)),  # of each pack that comes from one
         ("audio_seconds", pa.float64()),
-        # of each pack: as estimated when it was formed, and as spent on it
-        ("planned_seconds", pa.list_(pa.float64())),
-        ("decode_seconds", pa.list_(pa.float64())),
-        ("inference_seconds", pa.list_(pa.float64())),
-        ("resolve_seconds", pa.list_(pa.float64())),
+        ("stated_seconds", pa.float64()),  # by the manifest, of the rows for which it states them
+        # spent on each pack
+        *((f"{step}_seconds", pa.list_(pa.float64())) for step in STEPS),
     ]
 )
-
-
-@cache
-def decoder(time_limit: float) -> IsolatedDecoder:
-    """The decoding child of this process, which serves task after task."""
-    return IsolatedDecoder(time_limit)
-
-
-@dataclass(frozen=True)
-class Decode:
-    """Decode the recordings of a pack, in a child process.
-
-    Parameters
-    ----------
-    max_duration : float, s
-    time_limit : float, s
-        See `IsolatedDecoder`.
-    attempts : int
-        For failures of the moment.
-    """
-
-    max_duration: float = MAX_DURATION
-    time_limit: float = 120.0
-    attempts: int = 5
-
-    def __call__(self, pack: pa.Table) -> pa.Table:
-        begun = time.perf_counter()
-        [recordings] = pack.column("recordings").to_pylist()
-        decoded = [self.decode(recording, recording["uri"]) for recording in recordings]
-        return decoded_pack(pack, decoded, begun)
-
-    def decode(self, recording: dict, source: Source) -> np.ndarray | dict:
-        """PCM of a recording, or the `error` column of its row.
-
-        Raises
-        ------
-        Exception
-            What the machine caused.
-        """
-        try:
-            return retrying(lambda: self._decode(recording, source), self.attempts)
-        except Exception as raised:
-            if failure_cause(raised) == MACHINE:
-                raise
-            return describe(raised)
-
-    def _decode(self, recording: dict, source: Source) -> np.ndarray:
-        channel = recording["channel"]
-        if channel == "split":
-            decoder(self.time_limit).probe(source)  # raises what is wrong with it
-            raise StorageUnavailable(
-                f"{recording['uri']}: its channels could not be counted when the manifest was "
-                "read. Run the job again to split it."
-            )
-        return decoder(self.time_limit).decode(
-            source,
-            start=recording["start"] or 0.0,
-            duration=recording["duration"],
-            channel=None if channel is None else int(channel),
-            max_duration=self.max_duration,
-        )
-
-
-def decoded_pack(
-    pack: pa.Table, decoded: Sequence[np.ndarray | dict], begun: float, shard: dict | None = None
-) -> pa.Table:
-    """What decoding adds to a pack: PCM, or errors, in the order of its recordings."""
-    samples = [one for one in decoded if not isinstance(one, dict)]
-    num_samples = [0 if isinstance(one, dict) else len(one) for one in decoded]
-    errors = [one if isinstance(one, dict) else None for one in decoded]
-    columns = {
-        "pcm": pcm_to_arrow(samples),
-        "num_samples": pa.array([num_samples], pa.list_(pa.int64())),
-        "errors": pa.array([errors], pa.list_(dataset.ERROR)),
-        "shard": pa.array([shard], SHARD),
-    }
-    return _timed(_with(pack, columns), "decode_seconds", begun)
 
 
 class LocalInferenceStage:
@@ -161,21 +73,21 @@ class LocalInferenceStage:
         except Exception as error:
             self._failure = error  # for the first call to raise: Ray buries those of constructors
 
-    def __call__(self, pack: pa.Table) -> pa.Table:
+    def __call__(self, table: pa.Table) -> pa.Table:
         begun = time.perf_counter()
         if self._failure is not None:
             raise self._failure
-        key = ("pack", pack.column("pack")[0].as_py())
+        pack = Pack(table)
+        key = ("pack", pack.number)
         attempt = self._begin(key, f"pack {key[1]}")
-        [num_samples] = pack.column("num_samples").to_pylist()
-        [errors] = pack.column("errors").to_pylist()
-        decoded = [number for number, error in enumerate(errors) if error is None]
-        pcm = pcm_from_arrow(
-            pack.column("pcm").chunk(0), [num_samples[number] for number in decoded]
-        )
+        errors = pack.errors()
+        decoded = [(n, samples) for n, samples in enumerate(pack.samples()) if samples is not None]
+        sources = [samples for _, samples in decoded]
+        if pack.part is not None:
+            sources = [self._slice(*sources, pack.part)]
         found: list[LocalSpeakers | None] = [None] * len(errors)
         try:
-            for number, result in zip(decoded, self._infer(pcm), strict=True):
+            for (number, _), result in zip(decoded, self._infer(sources), strict=True):
                 if isinstance(result, LocalSpeakers):
                     found[number] = result
                 else:
@@ -185,13 +97,18 @@ class LocalInferenceStage:
                 self._leave(error, attempt)
             raise
         self._end(key)
-        local = local_speakers_to_arrow(found)
-        columns = {
-            "local_speakers": pa.ListArray.from_arrays([0, len(local)], local),
-            "errors": pa.array([errors], pa.list_(dataset.ERROR)),
-        }
-        kept = pack.drop_columns(["pcm", "num_samples", "errors"])
-        return _timed(_with(kept, columns), "inference_seconds", begun)
+        return pack.with_local_speakers(found, errors, time.perf_counter() - begun).table
+
+    def _slice(self, samples: np.ndarray, part: dict):
+        """The windows that begin in a part of a recording."""
+        from raydiar.inference.batches import Slice
+
+        grid = self._inference.grid
+        first, last = (-(-part[edge] // grid.step_samples) for edge in ("start", "stop"))
+        if part["index"] == part["num_parts"] - 1:
+            last = grid.num_windows(part["num_samples"])
+        last = min(last, grid.num_windows(part["num_samples"]))
+        return Slice(samples, first, last - first, part["start"], part["num_samples"])
 
     def _infer(self, pcm: list[np.ndarray]) -> Iterable[LocalSpeakers | Exception]:
         """All recordings of a pack together; if that fails each alone, so that one fails alone.
@@ -317,22 +234,31 @@ class Resolve:
     pipeline: dict
     schema: pa.Schema = field(repr=False)
 
-    def __call__(self, pack: pa.Table) -> pa.Table:
+    def __call__(self, table: pa.Table) -> pa.Table:
         begun = time.perf_counter()
-        [recordings] = pack.column("recordings").to_pylist()
-        [errors] = pack.column("errors").to_pylist()
-        local_speakers = local_speakers_from_arrow(pack.column("local_speakers").chunk(0).flatten())
-        rows = [
-            self._row(recording, error, local)
-            for recording, error, local in zip(recordings, errors, local_speakers, strict=True)
-        ]
-        rows = pa.array([rows], pa.list_(pa.struct(list(self.schema))))
-        resolved = pack.select(["shard", "seconds", "decode_seconds", "inference_seconds"])
-        return _timed(resolved.append_column("rows", rows), "resolve_seconds", begun)
+        pack = Pack(table)
+        outcomes = zip(
+            pack.recordings(), pack.errors(), pack.warnings(), pack.local_speakers(), strict=True
+        )
+        rows = [self._row(*outcome) for outcome in outcomes]
+        stated = pa.Table.from_struct_array(pack.recording_values)
+        resolved = {
+            "rows": pa.array([rows], pa.list_(pa.struct(list(self.schema)))),
+            "shard": pa.array([pack.shard], SHARD),
+            "stated_seconds": [float(np.nansum(stated_seconds(stated)))],
+        }
+        times = pack.times | {"resolve": time.perf_counter() - begun}
+        return pa.table(resolved | {f"{step}_seconds": [times[step]] for step in STEPS})
 
-    def _row(self, recording: dict, error: dict | None, local: LocalSpeakers | None) -> dict:
+    def _row(
+        self,
+        recording: dict,
+        error: dict | None,
+        warnings: list[str],
+        local: LocalSpeakers | None,
+    ) -> dict:
         if error is not None:
-            return dataset.error_row(recording, error, self.pipeline)
+            return dataset.error_row(recording, error, self.pipeline, warnings)
         try:
             diarization = resolve(
                 local,
@@ -347,8 +273,8 @@ class Resolve:
         except Exception as raised:
             if failure_cause(raised) == MACHINE:
                 raise
-            return dataset.error_row(recording, describe(raised), self.pipeline)
-        return dataset.ok_row(recording, diarization, self.pipeline)
+            return dataset.error_row(recording, describe(raised), self.pipeline, warnings)
+        return dataset.ok_row(recording, diarization, self.pipeline, warnings)
 
 
 @dataclass(frozen=True)
@@ -380,21 +306,11 @@ class Write:
             "errors": kinds,
             "shards": packs.column("shard").drop_null().to_pylist(),
             "audio_seconds": pc.sum(table.column("duration")).as_py() or 0.0,
-            "planned_seconds": packs.column("seconds").to_pylist(),
+            "stated_seconds": pc.sum(packs.column("stated_seconds")).as_py() or 0.0,
         }
-        for name in ("decode_seconds", "inference_seconds", "resolve_seconds"):
+        for name in (f"{step}_seconds" for step in STEPS):
             receipt[name] = packs.column(name).to_pylist()
         return pa.Table.from_pylist([receipt], RECEIPT)
 
     def _publish(self, status: str, rows: pa.Table) -> None:
         dataset.publish_rows(self.output, self.run, status, rows)
-
-
-def _with(table: pa.Table, columns: dict[str, pa.Array]) -> pa.Table:
-    for name, values in columns.items():
-        table = table.append_column(name, values)
-    return table
-
-
-def _timed(table: pa.Table, name: str, begun: float) -> pa.Table:
-    return table.append_column(name, pa.array([time.perf_counter() - begun]))

@@ -10,20 +10,16 @@ import json
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raydiar.corpus.hashes import hash_ids, is_member
-from raydiar.corpus.inputs.packs import UNKNOWN_SECONDS, PackPlan, pack_folder
-from raydiar.corpus.inputs.shard_record import SHARD
-from raydiar.corpus.output import dataset
+from raydiar.corpus.inputs.plan import Plan, plan_folder
 from raydiar.corpus.wire import LOCAL_SPEAKERS, local_speakers_from_arrow
 from raydiar.errors import OutputError
 from raydiar.local_speakers import LocalSpeakers
-from raydiar.naming import public_uri
 from raydiar.pipelines.config import LocalPipeline
 from raydiar.storage.folder import PRIVATE, Folder
 
@@ -106,40 +102,7 @@ def check_made_by(kept: Folder, schema: pa.Schema, weights: LocalPipeline) -> No
         raise OutputError(f"{kept.uri} holds LocalSpeakers of another pipeline: other {changed}")
 
 
-@dataclass(frozen=True)
-class Keep:
-    """Stage that publishes the LocalSpeakers of a pack, and hands the pack on.
-
-    Before its rows: whatever has a row of status "ok" is kept.
-    """
-
-    kept: Folder
-    run: str
-    schema: pa.Schema = field(repr=False)
-
-    def __call__(self, pack: pa.Table) -> pa.Table:
-        local = pack.column("local_speakers").chunk(0).flatten()
-        found = local.is_valid()
-        recordings = pack.column("recordings").chunk(0).flatten().filter(found)
-        ids = recordings.field("recording_id")
-        if len(ids):
-            told = _without_secrets(recordings)
-            table = pa.table([ids, told, local.filter(found)], schema=self.schema)
-            task = dataset.task_of(ids.to_pylist())
-            self.kept.publish_table(f"local-{self.run}-{task}.parquet", table)
-        return pack
-
-
-def _without_secrets(recordings: pa.StructArray) -> pa.StructArray:
-    """Rows of a manifest with URIs that may be kept."""
-    fields = list(recordings.type)
-    values = recordings.flatten()
-    place = recordings.type.get_field_index("uri")
-    values[place] = pa.array(map(public_uri, values[place].to_pylist()), pa.string())
-    return pa.StructArray.from_arrays(values, fields=fields)
-
-
-def write_plan(kept: Folder, done: np.ndarray, output: Folder, run: str) -> PackPlan:
+def plan_kept(kept: Folder, done: np.ndarray, output: Folder, run: str) -> Plan:
     """Plan the clustering of all kept recordings that are not done: each file is a pack.
 
     Parameters
@@ -159,53 +122,20 @@ def write_plan(kept: Folder, done: np.ndarray, output: Folder, run: str) -> Pack
     for name, end, of_file in zip(files, ends, hashes, strict=True):
         rows = np.flatnonzero(wanted[end - len(of_file) : end])
         if len(rows):
-            seconds = UNKNOWN_SECONDS * len(rows)  # nothing else of them was read
-            plan.append(
-                {"pack": len(plan), "seconds": seconds, "file": name, "rows": rows.tolist()}
-            )
+            plan.append({"pack": len(plan), "file": name, "rows": rows.tolist()})
+    names = []
     for first in range(0, len(plan), _FILES):
+        names.append(f"kept-{first // _FILES:06d}.parquet")
         table = pa.Table.from_pylist(plan[first : first + _FILES])
-        name = f"{pack_folder(run)}/kept/{first // _FILES:06d}.parquet"
-        output.publish_table(name, table)
-    return PackPlan(
-        folder=pack_folder(run),
+        output.publish_table(f"{plan_folder(run)}/{names[-1]}", table)
+    return Plan(
+        folder=plan_folder(run),
+        files=tuple(names),
         num_recordings=int(wanted.sum()),
-        num_packs=len(plan),
-        num_long=0,
-        longest_seconds=0.0,
         num_done=int(len(newest) - wanted.sum()),
-        seconds=UNKNOWN_SECONDS * int(wanted.sum()),
-        exact=False,
         hashes=np.sort(everything[wanted]),
+        most_packs=len(plan),
     )
-
-
-@dataclass(frozen=True)
-class ReadKept:
-    """Stage that reads a planned pack as local inference once gave it."""
-
-    kept: Folder
-
-    def __call__(self, plan: pa.Table) -> pa.Table:
-        [row] = plan.to_pylist()
-        with self.kept.open(row["file"]) as file:
-            table = pq.read_table(file).take(row["rows"]).combine_chunks()
-        one = pa.array([0, len(table)], pa.int32())
-        nobody = pa.nulls(len(table), dataset.ERROR)
-        return pa.table(
-            {
-                "pack": pa.array([row["pack"]]),
-                "seconds": pa.array([row["seconds"]]),
-                "recordings": pa.ListArray.from_arrays(one, table.column("recording").chunk(0)),
-                "errors": pa.ListArray.from_arrays(one, nobody),
-                "local_speakers": pa.ListArray.from_arrays(
-                    one, table.column("local_speakers").chunk(0)
-                ),
-                "shard": pa.nulls(1, SHARD),
-                "decode_seconds": pa.array([0.0]),
-                "inference_seconds": pa.array([0.0]),
-            }
-        )
 
 
 def _hashes_of(kept: Folder, name: str) -> np.ndarray:

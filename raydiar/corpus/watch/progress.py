@@ -1,7 +1,7 @@
 """What a run has done so far: counts for the log, for run.json, and for the limit on failures.
 
-How much audio a corpus holds is often only estimated, from file sizes. Time left is therefore told
-from estimated seconds on both sides, done and to do, where the bias cancels.
+How much audio a corpus holds is known beforehand only where its manifest states all seconds. Else
+it is told, as is the time left, from what the recordings and shards so far turned out to hold.
 """
 
 from __future__ import annotations
@@ -39,10 +39,12 @@ class RunSummary:
         Error rows written by this run, by type.
     audio_seconds : float
         Diarized by this run.
-    planned_seconds, planned_seconds_done : float
-        What this run has to do, and what of it is done, as the packs estimate it.
-    planned_exactly : bool
-        Whether the manifest gives every duration, so that nothing is estimated.
+    num_shard_rows : int
+        Rows that this run wrote of shards.
+    stated_seconds, stated_seconds_done : float
+        What this run has to do, and what of it is done, as far as the manifest states seconds.
+    stated_all : bool
+        Whether it states those of every recording.
     begun, updated : str
         When the run began, and when these numbers were true: ISO 8601, UTC.
     wall_seconds, processing_seconds : float
@@ -69,9 +71,10 @@ class RunSummary:
     num_ok: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     audio_seconds: float = 0.0
-    planned_seconds: float = 0.0
-    planned_seconds_done: float = 0.0
-    planned_exactly: bool = False
+    num_shard_rows: int = 0
+    stated_seconds: float = 0.0
+    stated_seconds_done: float = 0.0
+    stated_all: bool = False
     begun: str = ""
     updated: str = ""
     wall_seconds: float = 0.0
@@ -116,12 +119,22 @@ class RunSummary:
         return self.num_recordings - self.num_done_before
 
     @property
-    def known_seconds(self) -> float:
-        """Audio that this run has to do; where it is estimated, as what is done suggests."""
-        left = max(0.0, self.planned_seconds - self.planned_seconds_done)
-        if not self.planned_exactly and self.audio_seconds and self.planned_seconds_done:
-            left *= self.audio_seconds / self.planned_seconds_done
-        return self.audio_seconds + left
+    def part_done(self) -> float:
+        """Of the work of this run, from 0 to 1, by stated seconds or by recordings and shards."""
+        if self.stated_all:
+            return self.stated_seconds_done / self.stated_seconds if self.stated_seconds else 0.0
+        outside = self.num_known - self.num_shard_rows
+        done = self.num_processed - self.num_shard_rows + self.num_shards_read
+        return min(1.0, done / (outside + self.num_shards)) if outside + self.num_shards else 0.0
+
+    @property
+    def known_seconds(self) -> float | None:
+        """Audio that this run has to do; None if nothing tells yet."""
+        if self.stated_all:
+            # what a recording really lasted counts where it is known
+            left = max(0.0, self.stated_seconds - self.stated_seconds_done)
+            return self.audio_seconds + left
+        return self.audio_seconds / self.part_done if self.part_done else None
 
     @property
     def speed(self) -> float:
@@ -131,10 +144,9 @@ class RunSummary:
     @property
     def seconds_left(self) -> float | None:
         """At the rate so far; None before anything is done."""
-        if not self.planned_seconds_done:
+        if not self.part_done:
             return None
-        left = max(0.0, self.planned_seconds - self.planned_seconds_done)
-        return self.processing_seconds * left / self.planned_seconds_done
+        return self.processing_seconds * (1 - self.part_done) / self.part_done
 
     @property
     def num_errors(self) -> int:
@@ -149,9 +161,10 @@ class RunSummary:
         self.num_ok += receipt["ok"]
         self.errors.update(receipt["errors"])
         self.audio_seconds += receipt["audio_seconds"]
-        self.planned_seconds_done += sum(receipt["planned_seconds"])
+        self.stated_seconds_done += receipt["stated_seconds"]
         for part in receipt["shards"]:
             had_a_row = part["num_done"] or 0
+            self.num_shard_rows += part["num_rows"]
             self.num_recordings += part["num_rows"] + had_a_row
             self.num_done_before += had_a_row
         for step in STEPS:

@@ -111,10 +111,10 @@ def _live_line(line: Callable[[], str]):
 
 def progress_line(summary: RunSummary) -> str:
     """What a run has done of what it has to do, in one line."""
-    about = "" if summary.planned_exactly else "≈"
+    about, known = "" if summary.stated_all else "≈", summary.known_seconds
     parts = [
         f"{summary.num_processed:,} of {summary.num_known:,} recordings",
-        f"{hours(summary.audio_seconds)} of {about}{hours(summary.known_seconds)} h",
+        f"{hours(summary.audio_seconds)}{'' if known is None else f' of {about}{hours(known)}'} h",
         f"{summary.speed:,.1f} x real time",
         listed_errors(summary.errors),
     ]

@@ -162,7 +162,9 @@ def read_status(output: str) -> Status:
         # rows of this run may be newer than its record; those of earlier runs are no estimates
         known = counted.audio_seconds
         if state != "done":
-            known += max(0.0, summary.known_seconds - counted.audio_seconds_of_run)
+            of_run = summary.known_seconds
+            to_come = 0.0 if of_run is None else max(0.0, of_run - counted.audio_seconds_of_run)
+            known = None if of_run is None else known + to_come
         left = summary.seconds_left if state == "running" else None
     return Status(
         output=output,
@@ -172,7 +174,7 @@ def read_status(output: str) -> Status:
         num_known=num_known,
         audio_seconds=counted.audio_seconds,
         known_seconds=known,
-        known_exactly=summary is not None and (summary.planned_exactly or state == "done"),
+        known_exactly=summary is not None and (summary.stated_all or state == "done"),
         speed=summary.speed if summary else None,
         seconds_left=left,
         errors=counted.errors,
