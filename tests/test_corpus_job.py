@@ -5,23 +5,28 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import ray
 from corpus_files import excerpts, files, seen, write_manifest
+from ray.data import DataContext, TaskPoolStrategy
 from typer.testing import CliRunner
 from web_storage import serving
 
 from raydiar.cli import app
 from raydiar.corpus.inputs.manifest import read_manifest
-from raydiar.corpus.inputs.plan import write_plan
-from raydiar.corpus.job import decoding, stages
+from raydiar.corpus.inputs.plan import Plan, write_plan
+from raydiar.corpus.job import decoding, stages, waiting
 from raydiar.corpus.job.decoding import Decode
-from raydiar.corpus.job.graph import coordinator, job_graph
+from raydiar.corpus.job.graph import coordinator, job_context, job_graph
 from raydiar.corpus.job.placement import Placement
-from raydiar.corpus.job.run import diarize_corpus
+from raydiar.corpus.job.run import diarize_corpus, resolve_corpus
 from raydiar.corpus.job.stages import Resolve, Write
 from raydiar.corpus.output import dataset
 from raydiar.errors import ConfigError, JobFailed, ManifestError, OutputError, WeightsNotFound
@@ -107,6 +112,67 @@ def test_decoding_stays_apart_from_inference(local_ray, tmp_path, capsys, placem
         assert operator in operators
 
 
+def test_a_long_recording_goes_in_parts_and_leaves_the_row_of_the_whole(
+    local_ray, sample_wav, tmp_path, pipeline, monkeypatch
+):
+    monkeypatch.setattr(decoding, "MOST_SECONDS", 20.0)
+    monkeypatch.setattr(decoding, "PART_SECONDS", 11.0)
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        tar.add(sample_wav, "talk.wav")
+    rows = [{"uri": str(sample_wav)}, {"uri": "shard.tar"}, *excerpts(sample_wav, 2)]
+    manifest = write_manifest(tmp_path / "m.jsonl", rows)
+    output = str(tmp_path / "output")
+    summary = diarize_corpus(manifest, output, keep_local=str(tmp_path / "kept"))
+    assert (summary.num_ok, summary.num_recordings, summary.num_shards_read) == (4, 4, 1)
+    assert len(seen(output)) == 4
+    expected = pipeline(str(sample_wav))
+    written = {row["recording_id"]: row for row in dataset.open(output).to_table().to_pylist()}
+    for name in (str(sample_wav), f"{tmp_path}/shard.tar#talk.wav"):
+        found = dataset.to_diarization(written[name])
+        assert found.duration == expected.duration
+        turns = [[(t.start, t.end, t.speaker) for t in o.turns] for o in (found, expected)]
+        assert turns[0] == turns[1]
+        voices = [[s.embedding for s in output.speakers] for output in (found, expected)]
+        np.testing.assert_allclose(*voices, atol=1e-4)
+    # what was kept is whole as well
+    assert resolve_corpus(str(tmp_path / "kept"), str(tmp_path / "again")).num_ok == 4
+    again = dataset.open(str(tmp_path / "again")).to_table().to_pylist()
+    assert {row["recording_id"]: row["turns"] for row in again} == {
+        name: row["turns"] for name, row in written.items()
+    }
+
+
+def test_little_waits_before_a_slow_stage_and_nothing_waits_forever(local_ray, monkeypatch):
+    """Rows without bytes, of which Ray Data lets hundreds wait; stages that leave no CPU."""
+    peaks = Counter()
+
+    class Watched(waiting.BoundedWaiting):
+        def _is_full(self, op):
+            for following in op.output_dependencies:
+                queued = self._topology[op].total_enqueued_output_blocks()
+                queued += following.internal_input_queue_num_blocks()
+                peaks[following.name] = max(peaks[following.name], queued)
+            return super()._is_full(op)
+
+    def many(table):
+        for n in range(150):
+            yield pa.table({"n": [n]})
+
+    def slow(table):
+        time.sleep(0.01)
+        return table
+
+    monkeypatch.setattr(waiting, "BoundedWaiting", Watched)
+    row = {"batch_size": 1, "batch_format": "pyarrow"}
+    with DataContext.current(job_context(Plan("plan", (), 0, 0, np.empty(0, "S16")))):
+        rows = ray.data.from_items([{"n": n} for n in range(4)], override_num_blocks=4)
+        rows = rows.map_batches(many, num_cpus=0.5, **row)
+        rows = rows.map_batches(slow, num_cpus=1, compute=TaskPoolStrategy(size=1), **row)
+        rows = rows.map_batches(lambda table: table, num_cpus=waiting.CHEAP_CPUS, **row)
+        assert rows.count() == 600
+    assert 1 <= peaks["MapBatches(slow)"] <= 60
+
+
 def test_a_killed_job_goes_on_where_it_stopped(
     local_ray, sample_wav, tmp_path, small_packs, monkeypatch
 ):
@@ -117,7 +183,7 @@ def test_a_killed_job_goes_on_where_it_stopped(
 from raydiar.corpus.job import decoding
 decoding.PACK_SECONDS = 5.0
 from raydiar.corpus.inputs.manifest import read_manifest
-from raydiar.corpus.job.run import diarize_corpus
+from raydiar.corpus.job.run import diarize_corpus, resolve_corpus
 diarize_corpus({manifest!r}, {str(output)!r}, num_actors=1)
 """
     with (tmp_path / "log").open("w") as log:

@@ -4,6 +4,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 
 import av
 import numpy as np
@@ -11,17 +12,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+from web_storage import serving
 
 from raydiar import audio
 from raydiar.corpus.inputs.manifest import RECORDING_FIELDS, read_manifest
 from raydiar.corpus.inputs.plan import TASK_RECORDINGS, TASK_UNKNOWN, write_plan
-from raydiar.corpus.job import stages
+from raydiar.corpus.job import prefetch, stages
 from raydiar.corpus.job.decoding import PACK_RECORDINGS, Decode, DecodePortion, form_packs
 from raydiar.corpus.job.graph import packs_per_write
 from raydiar.corpus.job.joining import Join
 from raydiar.corpus.job.pack import Outcome, Pack
 from raydiar.corpus.job.placement import fit_actors
 from raydiar.corpus.job.portions import ReadPlan, portion_load
+from raydiar.corpus.job.prefetch import prefetched
 from raydiar.corpus.output import dataset
 from raydiar.corpus.wire import (
     local_speakers_from_arrow,
@@ -356,6 +359,44 @@ def test_a_part_that_fails_fails_its_recording(sample_wav, infer, tmp_path):
     first = Pack(first).with_local_speakers([None], [error], 0.0).table
     assert Pack(join(first)).num_recordings == 0
     assert Pack(join(second)).errors() == [error]
+
+
+def rows_at(*uris: str, size: int | None = None) -> list[dict]:
+    return [{"uri": uri, "size": size} for uri in uris]
+
+
+def test_small_objects_are_fetched_ahead_a_dozen_at_a_time():
+    objects = {f"/{n}.wav": bytes([n]) * 1000 for n in range(40)}
+    with serving(objects) as server:
+        server.delay = 0.2
+        begun = time.monotonic()
+        found = list(prefetched(rows_at(*(f"{server.url}{path}" for path in objects))))
+        assert time.monotonic() - begun < 40 * 0.2 / 2
+        assert 8 <= server.most_at_once <= 16
+        assert [source.read() for _, source in found] == list(objects.values())
+        assert [source.name for _, source in found] == [row["uri"] for row, _ in found]
+        assert set(server.begun.values()) == {1}
+        # the channels of one file are fetched once
+        server.begun.clear()
+        twice = list(prefetched(rows_at(*[f"{server.url}/1.wav"] * 2)))
+        assert [source.read() for _, source in twice] == [objects["/1.wav"]] * 2
+        assert server.begun["/1.wav"] == 1
+
+
+def test_what_is_large_local_or_cannot_be_fetched_is_left_to_the_decoder(tmp_path, monkeypatch):
+    monkeypatch.setattr(prefetch, "SMALL_BYTES", 1000)
+    objects = {"/small.wav": bytes(1000), "/large.wav": bytes(1001)}
+    for ranges in (True, False):
+        with serving(objects, ranges=ranges) as server:
+            paths = ["/small.wav", "/large.wav", "/absent.wav"]
+            rows = rows_at(*(f"{server.url}{path}" for path in paths), str(tmp_path / "a.wav"))
+            sources = [source for _, source in prefetched(rows)]
+            assert sources[0].read() == bytes(1000)
+            assert sources[1:] == [row["uri"] for row in rows[1:]]
+            # of known size: not even asked for
+            server.begun.clear()
+            [(_, source)] = prefetched(rows_at(f"{server.url}/large.wav", size=1001))
+            assert (source, server.begun) == (f"{server.url}/large.wav", {})
 
 
 def plan_of(folder: Folder, rows: list[dict], num_slots: int):

@@ -3,6 +3,7 @@
 import http.server
 import re
 import threading
+import time
 from collections import Counter
 from contextlib import contextmanager
 
@@ -20,6 +21,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def answer(self, with_body):
         server = self.server
+        with server.counting:
+            server.at_once += 1
+            server.most_at_once = max(server.most_at_once, server.at_once)
+        time.sleep(server.delay)
+        try:
+            self.answer_now(server, with_body)
+        finally:
+            with server.counting:
+                server.at_once -= 1
+
+    def answer_now(self, server, with_body):
         path = self.path.partition("?")[0]
         asked_for = re.match(r"/status/(\d+)", path)
         status = int(asked_for[1]) if asked_for else server.refused.get(path)
@@ -55,10 +67,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @contextmanager
 def serving(objects, ranges=True, dies_after=float("inf")):
     """Serve bytes by path. `/status/503` answers 503, as do paths that `refused` maps to it;
-    `begun` counts by path the answers that began at the first byte."""
+    `begun` counts by path the answers that began at the first byte; every answer takes `delay`
+    seconds, and `most_at_once` were ever asked for together."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.objects, server.ranges, server.dies_after = objects, ranges, dies_after
         server.sent, server.refused, server.begun = 0, {}, Counter()
+        server.delay, server.at_once, server.most_at_once = 0.0, 0, 0
+        server.counting = threading.Lock()
         server.url = f"http://127.0.0.1:{server.server_port}"
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server

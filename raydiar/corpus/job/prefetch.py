@@ -78,8 +78,8 @@ class _Fetches:
         return data
 
 
-def fetch_small(uri: str, size: int | None = None, limit: int = SMALL_BYTES) -> bytes | None:
-    """The bytes of an object by one request; None if there are more than `limit`.
+def fetch_small(uri: str, size: int | None = None) -> bytes | None:
+    """The bytes of an object by one request; None if there are more than `SMALL_BYTES`.
 
     Parameters
     ----------
@@ -92,12 +92,12 @@ def fetch_small(uri: str, size: int | None = None, limit: int = SMALL_BYTES) -> 
     if uri.startswith(("http://", "https://")):
         # as a stream, since a server that ignores ranges would send all of it
         with fs.open(path, "rb", block_size=0) as stream:
-            data = _read(stream, limit + 1)
+            data = _read(stream, SMALL_BYTES + 1)
     elif size is not None:
         data = fs.cat_file(path)
     else:
-        data = fs.cat_file(path, start=0, end=limit + 1)
-    return data if len(data) <= limit else None
+        data = fs.cat_file(path, start=0, end=SMALL_BYTES + 1)
+    return data if len(data) <= SMALL_BYTES else None
 
 
 def _read(stream, most: int) -> bytes:
