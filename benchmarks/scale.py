@@ -23,6 +23,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -73,7 +74,7 @@ class NoInference(stages.LocalInferenceStage):
         one = self._one
         fields = {name: getattr(one, name) for name in ("activity", "posteriors", "embeddings")}
         place = {"num_samples": part["num_samples"], "first_window": part["index"]}
-        return LocalSpeakers(**fields, owners=one.owners + [part["index"], 0], **place)
+        return LocalSpeakers(**fields, owners=one.owners + np.int32([part["index"], 0]), **place)
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class NoResolve(stages.Resolve):
 class Watched(waiting.BoundedWaiting):
     """Notes how much waited before each stage at most."""
 
-    peak: Counter[str] = Counter()
+    peak: ClassVar[Counter[str]] = Counter()
 
     def _is_full(self, op) -> bool:
         blocks = self._topology[op].total_enqueued_output_blocks()
