@@ -60,6 +60,8 @@ class Plan:
         Of the recordings whose seconds the manifest states.
     exact : bool
         Whether it states them of all.
+    longest : float or None
+        Of the recordings, in seconds, where it does.
     """
 
     folder: str
@@ -72,6 +74,7 @@ class Plan:
     most_packs: int = 0
     seconds: float = 0.0
     exact: bool = False
+    longest: float | None = None
 
 
 def plan_folder(run: str) -> str:
@@ -108,7 +111,7 @@ def write_plan(
     schema = manifest.schema.append(pa.field(LOAD, pa.float32()))
     writers = [_Writer(output, f"{folder}/{name}", schema) for name in ("0-large", "1-other")]
     num_done = num_shards = 0
-    load = packs = seconds = 0.0
+    load = packs = seconds = longest = 0.0
     exact = True
     for batch in manifest.batches():
         hashes = hash_ids(batch.column("recording_id").to_pylist())
@@ -128,6 +131,7 @@ def write_plan(
         packs += float(np.where(unknown & ~shard, 1.0, loads).sum())
         seconds += float(np.nansum(stated))
         exact = exact and not np.isnan(stated).any()
+        longest = max(longest, np.nanmax(stated, initial=0.0))
         rows = pa.Table.from_batches([rows]).append_column(LOAD, pa.array(loads, pa.float32()))
         for writer, chosen in zip(writers, (loads >= _LARGE, loads < _LARGE), strict=True):
             writer.add(rows.filter(pa.array(chosen)))
@@ -144,6 +148,7 @@ def write_plan(
         most_packs=int(np.ceil(packs)),
         seconds=seconds,
         exact=exact,
+        longest=float(longest) if exact else None,
     )
 
 

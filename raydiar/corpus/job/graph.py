@@ -17,6 +17,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 from ray.exceptions import RayError
 
+from raydiar.audio import SAMPLE_RATE
 from raydiar.corpus.inputs.plan import Plan
 from raydiar.corpus.job.decoding import Decode, DecodePortion
 from raydiar.corpus.job.joining import Join
@@ -108,7 +109,10 @@ def job_graph(
             ReadPlan(output, plan.folder, load), compute=_readers(plan), num_cpus=CHEAP_CPUS, **_ROW
         )
         decoded = portions.map_batches(
-            DecodePortion(decode, done, coordinator), num_cpus=1.0 if on_gpu else 0.5, **_ROW
+            DecodePortion(decode, done, coordinator),
+            num_cpus=1.0 if on_gpu else 0.5,
+            memory=_decode_memory(plan, decode, placement),
+            **_ROW,
         )
         inferred = decoded.map_batches(
             LocalInferenceStage,
@@ -161,6 +165,20 @@ def _written(
 def packs_per_write(num_packs: int) -> int:
     """Packs that become one file: one, until a run would leave more than `MAX_FILES`."""
     return max(1, -(-num_packs // (MAX_FILES // 2)))
+
+
+def _decode_memory(plan: Plan, decode: Decode, placement: Placement) -> float | None:
+    """Bytes that a decode task asks for: the PCM of the longest recording that may come to it.
+
+    No more than half of what a node has, or it could never run. None where memory is what keeps
+    inference actors apart, which leaves a node one CPU to decode on, and where no node is yet.
+    """
+    nodes = [n["Resources"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU")]
+    if placement.memory or not nodes:
+        return None
+    longest = min(decode.max_duration, plan.longest or decode.max_duration)
+    pcm = 2.0 * SAMPLE_RATE * max(longest, decode.most_seconds)
+    return min(pcm, min(node.get("memory", 0.0) for node in nodes) / 2) or None
 
 
 def _num_cpus() -> int:
