@@ -257,8 +257,8 @@ def test_a_shard_becomes_packs(tmp_path, clips, decode_shard):
     error = formed[2][2][0]
     assert error["type"] == "AudioDecodeError"
     assert f"{uri}#e.wav" in error["message"]
-    ends = [told["total_rows"] for *_, told in formed]
-    assert ends == [None, None, None, 5]
+    assert [told["last"] for *_, told in formed] == [False, False, False, True]
+    assert [told["num_rows"] for *_, told in formed] == [2, 2, 1, 0]
     assert formed[3][3]["whole"]
 
     # members that have a row are passed over, and a shard of such tells that it was read
@@ -266,9 +266,9 @@ def test_a_shard_becomes_packs(tmp_path, clips, decode_shard):
     done = [name for name in everything if name != f"{uri}#c.mp3"]
     [(recordings, *_), (_, _, _, told)] = decode_shard({"uri": uri}, done)
     assert [row["recording_id"] for row in recordings] == [f"{uri}#c.mp3"]
-    assert (told["total_rows"], told["num_done"]) == (1, 4)
+    assert (told["place"], told["num_done"]) == (1, 4)
     [(recordings, _, _, told)] = decode_shard({"uri": uri}, everything)
-    assert (recordings, told["total_rows"], told["num_done"]) == ([], 0, 5)
+    assert (recordings, told["place"], told["num_done"]) == ([], 0, 5)
 
 
 def test_what_a_row_says_of_a_shard_holds_for_its_members(tmp_path, clips, decode_shard):
@@ -299,7 +299,7 @@ def test_a_shard_that_breaks_off_is_one_retryable_error_after_its_members(
 
     [(recordings, _, [error], _), (*_, told)] = decode_shard({"uri": f"{tmp_path}/absent.tar"})
     assert recordings[0]["recording_id"] == f"{tmp_path}/absent.tar"
-    assert (error["type"], error["retryable"], told["total_rows"]) == ("AudioNotFound", True, 1)
+    assert (error["type"], error["retryable"], told["place"]) == ("AudioNotFound", True, 1)
 
 
 def test_the_record_of_shards_comes_back(tmp_path):
@@ -308,11 +308,13 @@ def test_the_record_of_shards_comes_back(tmp_path):
     assert min(map(len, hash_ids(names).tolist())) < 16
     with OutputLock(folder, "run1"), ShardLog(folder, "run1", ShardRecord()) as log:
         for name in names:
-            told = {"recording_id": name, "num_rows": 2, "total_rows": None}
-            ends = told | {"num_rows": 1, "total_rows": 3, "num_done": 4, "whole": name > names[7]}
-            log.add({"shards": [ends]})  # packs overtake each other
-            assert hash_ids([name]).tolist()[0] not in log.record.shards
+            told = {"recording_id": name, "place": 0, "num_rows": 2, "last": False}
+            ends = told | {"place": 2, "num_rows": 0, "last": True, "num_done": 4}
+            log.add({"shards": [ends | {"whole": name > names[7]}]})  # packs overtake each other
             log.add({"shards": [told]})
+            log.add({"shards": [told]})  # and may be written twice
+            assert hash_ids([name]).tolist()[0] not in log.record.shards
+            log.add({"shards": [told | {"place": 1, "num_rows": 1}]})
         assert (log.num_read, log.num_rows) == (1000, 3000)
     record = ShardRecord.load(folder)
     hashes = hash_ids(names)
@@ -390,7 +392,7 @@ def dying(marks: Path):
             for place, pack in enumerate(DecodePortion.__call__(self, portion)):
                 mark = Path(marks, f"{name}-{os.getpid()}")
                 deaths = len(list(Path(marks).glob(f"{name}-*")))
-                more = Pack(pack).shard["total_rows"] is None
+                more = not Pack(pack).shard["last"]
                 if place == 1 and more and (name == "deadly" or deaths < 2):
                     mark.touch()
                     os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does for want of memory

@@ -266,7 +266,7 @@ def test_time_left_comes_from_the_manifest_where_it_states_all_seconds():
 
 def test_time_left_of_shards_comes_from_the_shards_read():
     run = RunSummary("run1", "m", "out", num_recordings=2, num_shards=2, num_shards_read=1)
-    told = {"num_rows": 500, "num_done": None}
+    told = {"num_rows": 500, "num_done": 0}
     run.add(receipt(500, 3600.0, shards=[told]))
     run.add(receipt(1, 100.0))
     assert run.part_done == 0.5

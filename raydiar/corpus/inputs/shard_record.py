@@ -1,7 +1,7 @@
 """Which shards of a corpus have been read, so that a second run need not read them again.
 
-A shard counts as read once all its rows are published: its packs tell how many they are, the
-receipts how many have arrived. The record lags behind by seconds; a shard that a killed run had
+A shard counts as read once the rows of all its packs are published: its last pack tells how many
+these are, the receipts which have arrived. The record lags behind by seconds; a shard that a killed run had
 just read is read once more, and its members are found to be done.
 """
 
@@ -25,10 +25,11 @@ SHARDS_FILE = f"{PRIVATE}/shards.parquet"
 SHARD = pa.struct(
     [
         ("recording_id", pa.string()),  # of the shard's row in the manifest
-        ("num_rows", pa.int64()),  # in this pack
-        ("total_rows", pa.int64()),  # in all packs of the shard; null before its last
-        ("num_done", pa.int64()),  # members that had a row before; null before the last
-        ("whole", pa.bool_()),  # read to its end; null before the last
+        ("place", pa.int64()),  # of this pack among the shard's
+        ("num_rows", pa.int64()),  # in it
+        ("last", pa.bool_()),
+        ("num_done", pa.int64()),  # members that had a row before, told by the last
+        ("whole", pa.bool_()),  # read to its end, likewise
     ]
 )
 """What each pack of a shard tells of it."""
@@ -101,7 +102,7 @@ class ShardLog:
     def __init__(self, output: Folder, run: str, record: ShardRecord):
         self.output, self.run, self.record = output, run, record
         self.num_rows = self.num_read = 0
-        self._written: dict[str, int] = {}
+        self._written: dict[str, dict[int, int]] = {}  # rows by the place of their pack
         self._ends: dict[str, dict] = {}
         self._unpublished = False
         self._published = time.monotonic()
@@ -124,11 +125,11 @@ class ShardLog:
         """
         for part in receipt["shards"]:
             name = part["recording_id"]
-            self._written[name] = self._written.get(name, 0) + part["num_rows"]
-            if part["total_rows"] is not None:
+            self._written.setdefault(name, {})[part["place"]] = part["num_rows"]
+            if part["last"]:
                 self._ends[name] = part
             end = self._ends.get(name)
-            if end and self._written[name] == end["total_rows"]:
+            if end and len(self._written[name]) == end["place"] + 1:
                 self._finish(name, end)
         if time.monotonic() - self._published > _EVERY:
             self.publish()
@@ -142,9 +143,9 @@ class ShardLog:
 
     def _finish(self, name: str, end: dict) -> None:
         [shard] = hash_ids([name]).tolist()
-        number = end["total_rows"] + end["num_done"]
-        self.record.shards[shard] = (number, end["whole"])
+        num_rows = sum(self._written[name].values())
+        self.record.shards[shard] = (num_rows + end["num_done"], end["whole"])
         self._unpublished = True
-        self.num_rows += end["total_rows"]
+        self.num_rows += num_rows
         self.num_read += 1
         del self._ends[name], self._written[name]

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -142,22 +143,35 @@ class DecodePortion:
             begun = time.perf_counter()  # not counting the wait for what follows
 
     def _shard(self, number: int, shard: dict) -> Iterator[tuple[list[Outcome], dict | None, dict]]:
-        """Packs of a shard, with what they tell of it; the last one tells that it is, and how."""
+        """Packs of a shard, with what they tell of it; the last one tells that it is, and how.
+
+        When a task is run again, Ray leaves out as many packs as it has taken before. One that
+        gives up must therefore give as many as its predecessors did, empty ones, lest its failure
+        be left out.
+        """
         import ray
 
         members = _Members(shard, ray.get(self.done), self.decode)
         key = ("shard", number)
         attempt = ray.get(self.coordinator.begin.remote(key))
-        outcomes = members.failed(attempt) if attempt > MOST_ATTEMPTS else members.decoded()
-        total_rows = 0
-        for group, part in form_packs(outcomes, self.decode):
+        outcomes, before = members.decoded(), 0
+        if attempt > MOST_ATTEMPTS:
+            outcomes, before = members.failed(attempt), ray.get(self.coordinator.given.remote(key))
+        groups = chain([([], None)] * before, form_packs(outcomes, self.decode))
+        place = -1
+        for place, (group, part) in enumerate(groups):
+            ray.get(self.coordinator.give.remote(key))
             # the parts of a recording become one row, with the pack that they are joined in
-            total_rows += len(group) if part is None or part["index"] == 0 else 0
-            yield group, part, {"recording_id": shard["recording_id"], "num_rows": len(group)}
-        told = {"recording_id": shard["recording_id"], "num_rows": 0}
-        told |= {"total_rows": total_rows, "num_done": members.num_done, "whole": members.whole}
-        yield [], None, told
+            yield group, part, _told(shard, place, len(group))
+        told = {"last": True, "num_done": members.num_done, "whole": members.whole}
+        yield [], None, _told(shard, place + 1) | told
         self.coordinator.end.remote(key)
+
+
+def _told(shard: dict, place: int, num_rows: int = 0) -> dict:
+    """What a pack tells of its shard (`SHARD`), unless it is the last."""
+    told = {"recording_id": shard["recording_id"], "place": place, "num_rows": num_rows}
+    return told | {"last": False, "num_done": 0, "whole": False}
 
 
 def form_packs(

@@ -200,6 +200,7 @@ class Coordinator:
 
     def __init__(self):
         self._counts: dict[tuple, int] = {}
+        self._given: dict[tuple, int] = {}
 
     async def begin(self, key: tuple) -> int:
         self._counts[key] = self._counts.get(key, 0) + 1
@@ -207,6 +208,14 @@ class Coordinator:
 
     async def end(self, key: tuple) -> None:
         self._counts.pop(key, None)
+        self._given.pop(key, None)
+
+    async def give(self, key: tuple) -> None:
+        """Count what a generator is about to give, over all its attempts."""
+        self._given[key] = self._given.get(key, 0) + 1
+
+    async def given(self, key: tuple) -> int:
+        return self._given.get(key, 0)
 
     async def outlive(self) -> None:
         """Return never: a caller learns from the exception that this actor was ended."""

@@ -163,7 +163,7 @@ class RunSummary:
         self.audio_seconds += receipt["audio_seconds"]
         self.stated_seconds_done += receipt["stated_seconds"]
         for part in receipt["shards"]:
-            had_a_row = part["num_done"] or 0
+            had_a_row = part["num_done"]
             self.num_shard_rows += part["num_rows"]
             self.num_recordings += part["num_rows"] + had_a_row
             self.num_done_before += had_a_row
