@@ -1,8 +1,8 @@
 """Which shards of a corpus have been read, so that a second run need not read them again.
 
 A shard counts as read once the rows of all its packs are published: its last pack tells how many
-these are, the receipts which have arrived. The record lags behind by seconds; a shard that a killed run had
-just read is read once more, and its members are found to be done.
+packs there are, the receipts which have arrived. The record lags behind by seconds; a shard that a
+killed run had just read is read once more, and its members are found to be done.
 """
 
 from __future__ import annotations
