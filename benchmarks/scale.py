@@ -114,7 +114,7 @@ def run_job(name: str, kinds: dict[str, int], sleep: float = 0.0) -> dict:
     write_manifest(home / "m.parquet", kinds)
     Watched.peak.clear()
     NoInference.sleep = sleep
-    told: list[tuple[float, int, float]] = []  # time, packs so far, MB of the driver
+    told: list[tuple[float, int, float, float]] = []  # time, packs, MB and CPU s of the driver
     packs = 0
     receipts_of = graph.receipts_of
 
@@ -122,7 +122,7 @@ def run_job(name: str, kinds: dict[str, int], sleep: float = 0.0) -> dict:
         nonlocal packs
         for receipt in receipts_of(dataset):
             packs += len(receipt["decode_seconds"])
-            told.append((time.perf_counter(), packs, resident()))
+            told.append((time.perf_counter(), packs, resident(), time.process_time()))
             yield receipt
 
     graph.receipts_of = counted
@@ -140,8 +140,9 @@ def run_job(name: str, kinds: dict[str, int], sleep: float = 0.0) -> dict:
         graph.receipts_of = receipts_of
     assert summary.num_processed == sum(kinds.values()), summary
     # from the first receipt on: what starts processes is not what feeds them
-    (begun, before, _), (ended, after, _) = told[0], told[-1]
+    (begun, before, _, idle), (ended, after, _, busy) = told[0], told[-1]
     rate = (after - before) / max(ended - begun, 1e-9)
+    cpu = (busy - idle) / max(after - before, 1)
     hours = sum(LENGTHS[kind] * count for kind, count in kinds.items()) / 3600
     rows = sum(kinds.values())
     result = {
@@ -151,6 +152,7 @@ def run_job(name: str, kinds: dict[str, int], sleep: float = 0.0) -> dict:
         "packs": packs,
         "seconds": whole,
         "packs_per_second": rate,
+        "driver_cpu_seconds_per_pack": cpu,
         "recordings_per_second": rate * rows / packs,
         "times_real_time": rate * hours * 3600 / packs,
         "driver_mb": [told[0][2], told[-1][2]],
@@ -160,8 +162,8 @@ def run_job(name: str, kinds: dict[str, int], sleep: float = 0.0) -> dict:
     print(
         f"  {name}: {packs:,} packs of {rows:,} recordings in {whole:.0f} s: {rate:.0f} packs/s, "
         f"{result['recordings_per_second']:,.0f} recordings/s, "
-        f"{result['times_real_time']:,.0f} x real time; driver {told[0][2]:.0f} to "
-        f"{told[-1][2]:.0f} MB; {result['files']:,} files"
+        f"{result['times_real_time']:,.0f} x real time; {result['files']:,} files\n"
+        f"    driver: {told[0][2]:.0f} to {told[-1][2]:.0f} MB, {1000 * cpu:.1f} ms of CPU a pack"
     )
     print(f"    waited at most: {result['waiting']}", flush=True)
     return result
