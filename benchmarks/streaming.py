@@ -20,7 +20,9 @@ import shutil
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import ray
@@ -29,6 +31,7 @@ from ray._private.internal_api import node_stats
 
 from raydiar.corpus.job import graph, stages
 from raydiar.corpus.job.run import diarize_corpus
+from raydiar.inference.batches import Slice
 from raydiar.local_speakers import LocalSpeakers
 from raydiar.windows import WindowGrid
 
@@ -41,24 +44,34 @@ class SleepingInference(stages.LocalInferenceStage):
 
     def __init__(self, pipeline, device, num_threads, coordinator):
         self._coordinator, self._failure = coordinator, None
+        self._inference = SimpleNamespace(grid=WindowGrid())
         threading.Thread(target=stages._end_with, args=(coordinator,), daemon=True).start()
         self._busy = (BENCH / "busy" / f"{os.getpid()}.jsonl").open("a")
 
-    def _run(self, pcm):
+    def _run(self, sources):
         found = []
-        for samples in pcm:
+        for source in sources:
             begun = time.time()
+            samples = source.samples if isinstance(source, Slice) else source
             samples.max(initial=0)  # reads it, as networks would
             time.sleep(len(samples) / 16000 / SPEED)
-            found.append(local_speakers(len(samples)))
+            found.append(
+                of_part(source) if isinstance(source, Slice) else local_speakers(len(source))
+            )
             self._busy.write(json.dumps([begun, time.time(), len(samples)]) + "\n")
             self._busy.flush()
         return found
 
 
-def local_speakers(num_samples: int) -> LocalSpeakers:
+def of_part(part: Slice) -> LocalSpeakers:
+    local = local_speakers(part.num_samples, part.num_windows)
+    owners = local.owners + np.int32([part.first_window, 0])
+    return replace(local, owners=owners, first_window=part.first_window)
+
+
+def local_speakers(num_samples: int, num_windows: int | None = None) -> LocalSpeakers:
     grid = WindowGrid()
-    num_windows = grid.num_windows(num_samples)
+    num_windows = num_windows or grid.num_windows(num_samples)
     random = np.random.default_rng(num_samples)
     active = np.zeros((num_windows, grid.num_frames, 3), bool)
     active[:, : grid.num_frames // 2, 0] = True

@@ -181,6 +181,7 @@ def make_plan(
             _gpu_step(hours, gpu, gpus, embedding, rates),
             *steps,
             _network_step(hours, gpus, rates),
+            _driver_step(hours, rates),
         ]
     steps.append(_storage_step(hours, bitrate, rates))
     slowest = max(step.seconds for step in steps)
@@ -259,6 +260,18 @@ def _network_step(hours: float, gpus: int, rates: dict[str, Rate]) -> Step:
         f"{hours:,.0f} h x {PCM_BYTES / 1e6:.1f} MB / {_bytes(nodes * speed)}/s = {_time(seconds)}",
     )
     return Step("network (into GPU nodes)", seconds, lines, ("gpus_per_node", "network"))
+
+
+def _driver_step(hours: float, rates: dict[str, Rate]) -> Step:
+    rate = rates["driver"]
+    packs = 2 * hours
+    lines = (
+        "packs of half an hour, of which there are fewer where recordings are longer: "
+        f"{packs:,.0f}",
+        f"{packs:,.0f} / {_number(rate.value)} packs/s = {_time(packs / rate.value)}, with any "
+        "number of nodes: one process feeds them all",
+    )
+    return Step("driver (one process)", packs / rate.value, lines, ("driver",))
 
 
 def _storage_step(hours: float, bitrate: float, rates: dict[str, Rate]) -> Step:
