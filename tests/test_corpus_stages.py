@@ -273,12 +273,15 @@ def test_only_the_moments_failures_are_tried_again():
 @pytest.mark.parametrize(
     ("cpus", "num_actors", "fitting"),
     [
-        ([3], None, (1, 2)),  # as started here on two cores
-        ([9], None, (2, 4)),
-        ([8] * 4, None, (8, 3)),
+        ([3], None, (2, 1)),  # as started here on two cores
+        ([9], None, (8, 1)),
+        ([8] * 4, None, (28, 1)),
         ([0, 2, 2], None, (2, 1)),
         ([2], None, (1, 1)),
+        ([64], None, (60, 1)),  # 60 actors eat what four CPUs decode
         ([3], 2, (2, 1)),
+        ([9], 2, (2, 4)),
+        ([9], 3, (3, 2)),
     ],
 )
 def test_actors_fill_the_cpus_and_leave_one_a_node_to_feed_them(cpus, num_actors, fitting):

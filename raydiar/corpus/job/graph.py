@@ -91,7 +91,7 @@ def job_graph(
     """
     on_gpu = placement.device == "cuda"
     actors = ActorPoolStrategy(
-        min_size=placement.num_actors,
+        min_size=max(1, min(placement.num_actors, plan.most_packs)),
         max_size=placement.max_actors,
         # the next pack is fetched while the networks run
         max_concurrent_calls_per_actor=2 if on_gpu else 1,

@@ -1,7 +1,7 @@
 """Where a job runs: how Ray is reached, which device is taken, how many actors fit.
 
 On a CPU every actor counts as many CPUs as torch has threads in it: two torch processes of two
-threads on two cores run 5 to 20 times slower than one. One CPU of the cluster is always left to
+threads on two cores run 5 to 20 times slower than one. One CPU of a node is always left to
 reading, decoding, clustering and writing, without which the actors would wait forever; a Ray that
 is started here for the job is told of one CPU more than there are, since those stages together
 need a few percent of one.
@@ -20,7 +20,8 @@ import ray
 from raydiar.devices import parse_device
 from raydiar.errors import ConfigError
 
-THREADS_PER_ACTOR = 4  # more threads gain little on networks of this size
+THREADS_PER_ACTOR = 4  # at most: more threads gain little on networks of this size
+CPUS_PER_FEEDER = 16  # of which one decodes, clusters and writes for the actors on the others
 
 
 @dataclass(frozen=True)
@@ -119,32 +120,31 @@ def place(device: str = "auto", num_actors: int | None = None) -> Placement:
 def fit_actors(cpus: list[int], num_actors: int | None = None) -> tuple[int, int]:
     """Number of actors and threads of each that use nodes with these CPUs best.
 
-    One CPU of every node is left to what feeds the actors.
+    Two actors of one thread do 1.4 times the work of one of two threads, so there are as many as
+    fit; of fewer that are asked for, each has more threads. Of every 16 CPUs of a node, or of what
+    it has, one is left to what feeds the actors.
 
     Raises
     ------
     ConfigError
         If so many actors do not fit.
     """
-    best = (0, 1)
-    for threads in range(THREADS_PER_ACTOR, 0, -1):
-        size = sum(_fitting(node, threads) for node in cpus)
-        if num_actors is not None:
-            size = num_actors if size >= num_actors else 0
-        # fewer, larger actors hold the networks fewer times: worth a quarter of the CPUs
-        if size and size * threads >= 0.75 * sum(max(0, node - 1) for node in cpus):
-            return size, threads
-        best = max(best, (size, threads), key=lambda pair: pair[0] * pair[1])
-    if not best[0]:
-        wanted = f"{num_actors or 1} inference actors"
+    fitting = {
+        threads: sum(_fitting(node, threads) for node in cpus)
+        for threads in range(1, THREADS_PER_ACTOR + 1)
+    }
+    size = num_actors or fitting[1]
+    if not 0 < size <= fitting[1]:
         raise ConfigError(
-            f"{wanted} and the other stages do not fit into {sum(cpus)} CPUs of the Ray cluster"
+            f"{size or 1} inference actors and the other stages do not fit into {sum(cpus)} CPUs "
+            "of the Ray cluster"
         )
-    return best
+    return size, max(threads for threads, most in fitting.items() if most >= size)
 
 
 def _fitting(cpus: float, threads: int) -> int:
-    return max(0, int(cpus) - 1) // threads
+    feeders = -(-int(cpus) // CPUS_PER_FEEDER)
+    return max(0, int(cpus) - feeders) // threads
 
 
 def _memory(nodes: list[dict[str, float]], size: int, threads: int) -> float | None:
