@@ -15,16 +15,13 @@ asked = json.loads(sys.argv[1])
 now = time.time
 time.time = lambda: now() + asked.get("clock", 0.0)
 
-from raydiar.corpus.inputs import packs  # noqa: E402
-from raydiar.corpus.job import bookkeeping, graph, run  # noqa: E402
+from raydiar.corpus.job import bookkeeping, decoding, graph, run  # noqa: E402
 from raydiar.corpus.job.stages import LocalInferenceStage  # noqa: E402
 from raydiar.storage import lock  # noqa: E402
 from raydiar.storage.folder import Folder  # noqa: E402
 
 lock.SILENCE = asked.get("silence", lock.SILENCE)
-for name in ("PACK_SECONDS", "PACK_RECORDINGS"):  # so that a job of seconds has a middle
-    if hasattr(packs, name):
-        setattr(packs, name, 6)
+decoding.PACK_SECONDS = 5.0  # so that a job of seconds has a middle
 
 
 class SlowInference(LocalInferenceStage):

@@ -3,7 +3,7 @@
 Sub-rooms, each of which imports only those before it:
 
 - `inputs`: what goes in. Manifests, sources that are listed into one, shards and what was read of
-  them, and packs, in which recordings travel.
+  them, and the plan of what is to be done.
 - `output`: what comes out, which is also the checkpoint. The dataset (its schema, which row of a
   recording counts, its end without duplicates), LocalSpeakers kept for later, other forms.
 - `watch`: how a run is seen. Counts and the limit on failures, `run.json`, status, metrics, lines.

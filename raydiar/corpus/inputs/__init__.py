@@ -5,5 +5,5 @@
 - `listing`, `inventory`: how files are listed, many requests at a time; listings that exist.
 - `shards`: the members of tar and Parquet shards; a missing member is an error, never silent.
 - `shard_record`: which shards were read to their end, so that a second run need not read them.
-- `packs`: recordings grouped into the rows that travel through the job; what is done is left out.
+- `plan`: the rows that are to be done, as files that the job streams; what is done is left out.
 """

@@ -18,7 +18,7 @@ from raydiar.corpus.hashes import hash_ids, is_member
 from raydiar.corpus.inputs.manifest import Manifest, check_unique
 from raydiar.corpus.inputs.shard_record import ShardRecord
 from raydiar.corpus.inputs.shards import is_shard
-from raydiar.storage.folder import PRIVATE, Folder
+from raydiar.storage.folder import PRIVATE, Folder, usable
 
 PLANS = f"{PRIVATE}/plan"
 LOAD = "raydiar load"  # the column that follows those of the manifest
@@ -194,7 +194,8 @@ class _Writer:
         rows = pa.concat_tables(self._rows) if self._rows else self.schema.empty_table()
         while len(rows) >= at_least:
             path = f"{self.stem}-{len(self._names):06d}.parquet"
-            self.output.publish_table(path, rows.slice(0, _FILE_ROWS).cast(self.schema))
+            with usable(self.output):
+                self.output.publish_table(path, rows.slice(0, _FILE_ROWS).cast(self.schema))
             self._names.append(path.rpartition("/")[2])
             rows = rows.slice(_FILE_ROWS)
         self._rows, self._num_rows = [rows], len(rows)
