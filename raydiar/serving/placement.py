@@ -9,7 +9,7 @@ import ray
 from ray.serve.config import HTTPOptions
 from ray.serve.context import _get_global_client
 
-from raydiar.corpus.job.placement import fit_actors, place
+from raydiar.corpus.job.placement import THREADS_PER_ACTOR, fit_actors, place
 from raydiar.errors import ConfigError
 from raydiar.serving.database import is_single_node, open_database, parse_url
 from raydiar.serving.keys import KeyRing
@@ -79,9 +79,9 @@ def place_inference(settings: ServeSettings) -> InferencePlacement:
     free = sum(max(0, node - 1) for node in cpus)
     # Threads of a replica wait for each other whenever one of them is interrupted, and here much
     # else runs: more replicas than for a corpus, but every one holds the networks.
-    default = max(fit_actors(cpus)[0], min(free, _FEW))
+    default = max(1, sum((node - 1) // THREADS_PER_ACTOR for node in cpus), min(free, _FEW))
     least, most = _replicas(settings, default)
-    _, num_cpus = fit_actors(cpus, most)
+    _, num_cpus = fit_actors(cpus, most, per_feeder=math.inf)
     # what waits most of the time is no reason for a core to: a replica that has a node to itself
     # may use all its cores
     num_threads = num_cpus + (most <= len(cpus))

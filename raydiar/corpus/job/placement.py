@@ -10,6 +10,7 @@ need a few percent of one.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -117,12 +118,14 @@ def place(device: str = "auto", num_actors: int | None = None) -> Placement:
     return Placement("cpu", size, size, threads, reason, _memory(nodes, size, threads))
 
 
-def fit_actors(cpus: list[int], num_actors: int | None = None) -> tuple[int, int]:
+def fit_actors(
+    cpus: list[int], num_actors: int | None = None, per_feeder: float = CPUS_PER_FEEDER
+) -> tuple[int, int]:
     """Number of actors and threads of each that use nodes with these CPUs best.
 
     Two actors of one thread do 1.4 times the work of one of two threads, so there are as many as
-    fit; of fewer that are asked for, each has more threads. Of every 16 CPUs of a node, or of what
-    it has, one is left to what feeds the actors.
+    fit; of fewer that are asked for, each has more threads. Of every `per_feeder` CPUs of a node, one
+    is left to what feeds the actors.
 
     Raises
     ------
@@ -130,7 +133,7 @@ def fit_actors(cpus: list[int], num_actors: int | None = None) -> tuple[int, int
         If so many actors do not fit.
     """
     fitting = {
-        threads: sum(_fitting(node, threads) for node in cpus)
+        threads: sum(_fitting(node, threads, per_feeder) for node in cpus)
         for threads in range(1, THREADS_PER_ACTOR + 1)
     }
     size = num_actors or fitting[1]
@@ -142,8 +145,8 @@ def fit_actors(cpus: list[int], num_actors: int | None = None) -> tuple[int, int
     return size, max(threads for threads, most in fitting.items() if most >= size)
 
 
-def _fitting(cpus: float, threads: int) -> int:
-    feeders = -(-int(cpus) // CPUS_PER_FEEDER)
+def _fitting(cpus: float, threads: int, per_feeder: float = CPUS_PER_FEEDER) -> int:
+    feeders = math.ceil(int(cpus) / per_feeder)
     return max(0, int(cpus) - feeders) // threads
 
 
