@@ -392,8 +392,8 @@ def dying(marks: Path):
             for place, pack in enumerate(DecodePortion.__call__(self, portion)):
                 mark = Path(marks, f"{name}-{os.getpid()}")
                 deaths = len(list(Path(marks).glob(f"{name}-*")))
-                more = not Pack(pack).shard["last"]
-                if place == 1 and more and (name == "deadly" or deaths < 2):
+                decoded = any(samples is not None for samples in Pack(pack).samples())
+                if place == 1 and decoded and (name == "deadly" or deaths < 2):
                     mark.touch()
                     os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does for want of memory
                 yield pack

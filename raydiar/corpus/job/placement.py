@@ -146,7 +146,7 @@ def fit_actors(
 
 
 def _fitting(cpus: float, threads: int, per_feeder: float = CPUS_PER_FEEDER) -> int:
-    feeders = math.ceil(int(cpus) / per_feeder)
+    feeders = max(1, math.ceil(int(cpus) / per_feeder))
     return max(0, int(cpus) - feeders) // threads
 
 
