@@ -124,8 +124,8 @@ def fit_actors(
     """Number of actors and threads of each that use nodes with these CPUs best.
 
     Two actors of one thread do 1.4 times the work of one of two threads, so there are as many as
-    fit; of fewer that are asked for, each has more threads. Of every `per_feeder` CPUs of a node, one
-    is left to what feeds the actors.
+    fit; of fewer that are asked for, each has more threads. Of every `per_feeder` CPUs of a node,
+    one is left to what feeds the actors.
 
     Raises
     ------
