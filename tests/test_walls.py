@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "raydiar"
 # From the ground floor up; a room imports itself and what stands below it.
 FLOORS = [
     {"errors", "windows", "local_speakers", "storage", "diarization", "formats", "picture", "hub"}
-    | {"plotting", "failures", "planning", "naming", "devices", "weights", "compat"},
+    | {"telemetry", "plotting", "failures", "planning", "naming", "devices", "weights"}
+    | {"compat", "sample"},
     {"audio", "simulation"},
     {"models", "clustering"},
     {"inference"},
@@ -134,6 +135,7 @@ def test_pyannotes_import_paths_are_for_its_users(path):
         ("import raydiar.cli", {"ray", "torch", "faiss"}),
         ("import raydiar.corpus.watch.status, raydiar.corpus.output.export", {"ray", "torch"}),
         ("import raydiar.planning", {"ray", "torch", "numpy", "pyarrow"}),
+        ("import raydiar.telemetry", {"ray", "torch", "numpy", "opentelemetry"}),
         ("import raydiar.voiceprints.index", {"ray", "torch"}),
         ("import raydiar.voiceprints.search", {"ray", "torch"}),
         ("import raydiar.simulation", {"ray", "torch", "pyannote", "pandas"}),
