@@ -63,6 +63,7 @@ ALIASES: dict[str, dict[str, str]] = {
     "raydiar.pipelines.utils.getter": {
         "get_model": "raydiar.inference.sliding",
     },
+    "raydiar.pipelines.utils.oracle": {"oracle_segmentation": "raydiar.pipelines.oracle"},
     "raydiar.pipelines.utils.hook": {
         "ProgressHook": "raydiar.pipelines.hooks",
         "TimingHook": "raydiar.pipelines.hooks",
@@ -70,6 +71,11 @@ ALIASES: dict[str, dict[str, str]] = {
         "Hooks": "raydiar.pipelines.hooks",
     },
     "raydiar.utils": {},
+    "raydiar.utils.permutation": {"permutate": "raydiar.inference.permutation"},
+    "raydiar.utils.preview": {
+        "listen": "raydiar.pipelines.preview",
+        "preview": "raydiar.pipelines.preview",
+    },
     "raydiar.utils.powerset": {"Powerset": "raydiar.inference.powerset"},
     "raydiar.utils.signal": {
         "Binarize": "raydiar.inference.binarization",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import torch
 from torch import nn
 
+from raydiar import telemetry
 from raydiar.errors import ConfigError
 from raydiar.models.convolutions import (
     Convolution,
@@ -131,6 +132,7 @@ class Model(nn.Module):
         )
         if not isinstance(model, cls):
             raise ConfigError(f"{checkpoint} holds a {type(model).__name__}, not a {cls.__name__}")
+        telemetry.model_loaded(model)
         return model
 
     @staticmethod

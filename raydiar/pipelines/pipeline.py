@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 import yaml
 
+from raydiar import telemetry
 from raydiar.errors import ConfigError, RaydiarError
 from raydiar.inference.devices import torch_device
 from raydiar.inference.forks import check_not_forked, claim_process
@@ -99,6 +101,7 @@ class Pipeline:
         )
         if not isinstance(pipeline, cls):
             raise ConfigError(f"{checkpoint} is a {type(pipeline).__name__}, not a {cls.__name__}")
+        telemetry.pipeline_loaded(pipeline)
         return pipeline
 
     # -- where it runs ---------------------------------------------------------------------
@@ -265,9 +268,23 @@ class Pipeline:
         self._check_options(options)
         if isinstance(file, list | tuple):
             files = with_distinct_names([self._opened(one, preload) for one in file])
-            return self._many(files, hook, on_error, options)
+            results = self._many(files, hook, on_error, options)
+            return self._counted(results) if telemetry.is_enabled() else results
+        began = time.monotonic()
         opened = self._opened(file, preload)
-        return self.apply(opened, hook=hook, **self._options_of(opened, options))
+        output = self.apply(opened, hook=hook, **self._options_of(opened, options))
+        telemetry.recording_processed(self, _seconds(output), time.monotonic() - began)
+        return output
+
+    def _counted(self, results: Iterator[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+        """The same results, each told to telemetry."""
+        while True:
+            began = time.monotonic()
+            result = next(results, None)
+            if result is None:
+                return
+            telemetry.recording_processed(self, _seconds(result[1]), time.monotonic() - began)
+            yield result
 
     def _many(
         self, files: Iterable[AudioFile], hook, on_error, options: dict
@@ -309,6 +326,12 @@ class Pipeline:
             raise ConfigError(
                 f"{type(self).__name__} has no option {', '.join(unknown)}: it takes {have}"
             )
+
+
+def _seconds(output) -> float | None:
+    """How long the recording lasts, where the output says."""
+    duration = getattr(output, "duration", None)
+    return duration if isinstance(duration, float) else None
 
 
 def _plain(params) -> Nested:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, BinaryIO
@@ -20,7 +20,7 @@ from raydiar.audio import SAMPLE_RATE, probe
 from raydiar.clustering.parameters import speaker_bounds
 from raydiar.diarization import Diarization, Turn, from_turns
 from raydiar.errors import ConfigError, RaydiarError, RemoteJobFailed
-from raydiar.pipelines.files import AudioFile, with_distinct_names
+from raydiar.pipelines.files import AudioFile
 from raydiar.pipelines.pipeline import Pipeline
 from raydiar.pipelines.remote_client import RemoteClient
 from raydiar.storage import open_source
@@ -85,17 +85,15 @@ class RemoteDiarization(Pipeline):
             raise ConfigError(f"{self.model} runs elsewhere: it has no parameters to set")
         return self
 
-    def __call__(
+    def apply(
         self,
-        file,
-        *,
+        file: AudioFile,
+        hook: Callable | None = None,
         num_speakers: int | None = None,
         min_speakers: int | None = None,
         max_speakers: int | None = None,
-        hook: Callable | None = None,
-        on_error: Callable[[Any, RaydiarError], None] | None = None,
-    ) -> Diarization | Iterator[tuple[Any, Diarization]]:
-        """Diarize one recording, or many; parameters and results as of `SpeakerDiarization`.
+    ) -> Diarization:
+        """Diarize one recording; parameters and results as of `SpeakerDiarization`.
 
         A hook hears of the steps "upload" (bytes), "job" and "discrete_diarization". The voices
         stay with the service: `speaker_embeddings` are unknown.
@@ -105,26 +103,26 @@ class RemoteDiarization(Pipeline):
         AudioDecodeError, AudioNotFound, ConfigError
         RemoteDenied, RemoteRefused, RemoteUnavailable, RemoteJobFailed
         """
+        speaker_bounds(num_speakers, min_speakers, max_speakers)
         bounds = {
             "numSpeakers": num_speakers,
             "minSpeakers": min_speakers,
             "maxSpeakers": max_speakers,
         }
-        speaker_bounds(num_speakers, min_speakers, max_speakers)
-        bounds = {name: number for name, number in bounds.items() if number is not None}
-        if isinstance(file, list | tuple):
-            files = with_distinct_names([AudioFile.of(one) for one in file])
-            return self._many(files, bounds, hook, on_error)
-        return self._one(AudioFile.of(file), bounds, hook)
+        given = {name: number for name, number in bounds.items() if number is not None}
+        return self._one(file, given, hook)
 
-    def _many(self, files: Sequence[AudioFile], bounds, hook, on_error):
+    def _many(self, files: Iterable[AudioFile], hook, on_error, options: dict):
+        def submit(file: AudioFile) -> Future:
+            return threads.submit(self.apply, file, hook, **self._options_of(file, options))
+
         waiting: deque[tuple[AudioFile, Future]] = deque()
         with ThreadPoolExecutor(_AT_ONCE, "raydiar-remote") as threads:
             try:
                 left = iter(files)
                 while True:
                     for file in left:
-                        waiting.append((file, threads.submit(self._one, file, bounds, hook)))
+                        waiting.append((file, submit(file)))
                         if len(waiting) == _AT_ONCE:
                             break
                     if not waiting:
