@@ -25,6 +25,7 @@ BENCHMARKS = {
     "resolve_long": (["resolve_long.py"], ["--hours", "0.5"]),
     "streaming": (["streaming.py"], ["--quick"]),
     "scale": (["scale.py"], ["--quick"]),
+    "fuzz": (["fuzz.py"], ["--seconds", "20"]),
     "decoding": (["decoding.py"], ["--minutes", "0.5", "--repeats", "1"]),
     "verification": (["verification.py"], ["--people", "20"]),
     "voiceprints": (["voiceprints.py"], ["--voices", "20000", "--queries", "100"]),

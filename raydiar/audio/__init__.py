@@ -37,9 +37,16 @@ def decode(
 
     Any container and codec that FFmpeg reads will do, video included. Times are those that a
     player shows: sound that starts after the picture and stretches that were never sent are
-    silence. An excerpt costs its own length only and equals the same samples of a full decode: bit
-    for bit in wav, flac and mp3; to rounding in codecs that remember (Opus) or make up noise (AAC);
-    and displaced by up to 1 ms in webm and mkv, which count time in milliseconds.
+    silence. An excerpt equals the same samples of a full decode: bit for bit in wav, flac and mp3;
+    to rounding in codecs that remember (Opus) or make up noise (AAC); and displaced by up to 1 ms
+    where timestamps are rounded (webm, mkv, flv, wma). It costs its own length and a few seconds;
+    in transport and program streams, in mp3 without a header and in joined files all before it is
+    read as well.
+
+    Where the header says less than there is, the file's own length counts. Several audio tracks
+    are all heard, unless they look like versions of one talk; files joined to one (chained Ogg,
+    `cat`) are read to the end. Channels that cancel each other are turned round, and dead ones do
+    not make the others quieter. `warnings` tells of all that.
 
     mp3 and m4a start on time because their headers state the encoder's delay; where there is no
     such statement (mp3 without a Xing header, AAC in ADTS, AMR, wma) it stays: 5 to 50 ms.
@@ -51,7 +58,8 @@ def decode(
     start, duration : float, seconds
         Excerpt; by default everything.
     channel : int or "mix", optional
-        Channel to keep, counted from 0; by default ("mix") the mean of all.
+        Channel to keep, counted from 0; in files of several tracks, the track. By default ("mix")
+        the mean of all.
     max_duration : float, seconds
     storage_options : dict, optional
         For fsspec: endpoint, credentials, …

@@ -293,7 +293,9 @@ class _Excerpt:
         self.cursor = cursor
 
     def warn(self, text: str) -> None:
-        self.warnings.append(f"{self.label}: {text}")
+        """Add a warning, once: parts and tracks of a file have the same troubles."""
+        if (warning := f"{self.label}: {text}") not in self.warnings:
+            self.warnings.append(warning)
 
     @property
     def complete(self) -> bool:

@@ -132,9 +132,12 @@ class SampleChunk:
 
 
 def find_samples(reader: Reader) -> SampleChunk | None:
-    """Find the samples of a WAV, RF64, BW64, Wave64, AIFF, AU or CAF; None for other files."""
+    """Find the samples of a WAV, RF64, BW64, Wave64, AIFF, AU, CAF or AMR; None for others."""
     size = reader.size()
     head = _at(reader, 0, 40)
+    if head[:5] == b"#!AMR":
+        # of frames without a length of their own zeros would be some
+        return SampleChunk(0, _without_zeros(reader, size), None, 0, cut=True)
     for matches, parse in _FORMATS:
         if matches(head):
             return parse(reader, size, head)
@@ -403,6 +406,18 @@ def _is_chunk_list(reader: Reader, place: int, size: int, order: str) -> bool:
 
 def _is_name(kind: bytes) -> bool:
     return len(kind) == 4 and all(32 <= byte < 127 for byte in kind)
+
+
+def _without_zeros(reader: Reader, size: int) -> int:
+    """Where zero bytes begin that fill the rest of the file."""
+    end = size
+    while end > 0:
+        begin = max(0, end - _SCAN_BYTES)
+        block = _at(reader, begin, end - begin)
+        if left := len(block.rstrip(b"\0")):
+            return begin + left
+        end = begin
+    return size
 
 
 def _is_silent(reader: Reader, place: int, size: int) -> bool:

@@ -19,6 +19,8 @@ from av.filter import Graph
 from raydiar.audio.mixing import SAMPLE_RATE, Mixer
 
 BLOCK_SECONDS = 4
+# Hz. Filters for rates beyond would take minutes to compute; only damaged headers state them.
+LOWEST_RATE, HIGHEST_RATE = 1000, 1_600_000
 
 _DTYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
 

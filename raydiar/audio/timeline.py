@@ -32,7 +32,9 @@ _BACK_SECONDS = 0.5
 _READ_THROUGH = {"mpegts", "mpeg"}
 # Their timestamps lose a fraction with every frame: only counting from the start is exact.
 _COUNTED = {"ac3", "eac3", "dts"}
+_LEAP_SECONDS = 1.0
 _MOST_DEMUX_ERRORS = 100
+_AMR_PADDING = 0x83  # bits of a frame's first byte that are zero (RFC 4867)
 
 
 class TimedFrames:
@@ -66,6 +68,10 @@ class TimedFrames:
         self._last_error: Exception | None = None
         self._shifts = [0.0]  # the clock's corrections: the current one, and the one before
         self._next: float | None = None  # when the next packet is due
+        self._jumps: list[tuple[float, float]] = []  # where, and by how much
+        # When the file ends by its header, or its last timestamps: no gap reaches beyond.
+        length = track.container.duration
+        self._end = length / av.time_base + 1 if length else np.inf
         self._after_damage = False
         codec = track.info.codec
         exact = track.info.container in _EXACT
@@ -76,6 +82,7 @@ class TimedFrames:
         self._floats = codec.startswith("pcm_f") or codec == "wavpack"
         # FFmpeg gives the first frame after a change of rate the rate of before.
         self._relabels = codec.startswith("mp3")
+        self._is_amr = codec.startswith("amr")  # whose decoder takes any bytes for speech
         self._full_scale = full_scale
         self._heard = self._unscaled = 0
         timed = timed and track.info.container not in _COUNTED
@@ -108,6 +115,8 @@ class TimedFrames:
             if self._is_before(packet):
                 continue
             try:
+                if self._is_amr and packet is not None and bytes(packet)[0] & _AMR_PADDING:
+                    raise av.InvalidDataError(1, "not an AMR frame")
                 frames = self._decoder.decode(packet)
             except av.FFmpegError:  # a hole in the audio; the timestamps say how long
                 self._bad += 1
@@ -125,30 +134,54 @@ class TimedFrames:
             self._check_scale()
 
     def _packets(self) -> Iterator[av.Packet | None]:
-        """All packets, and one that asks the decoder for what it has kept."""
-        while True:
+        """All packets, and one that asks the decoder for what it has kept.
+
+        A timestamp that leaps is believed if the next one goes on from it.
+        """
+        packets = self._demuxed()
+        packet = next(packets, None)
+        while packet is not None:
+            following = None
+            if self._keeps_clock and packet.pts is not None:
+                if self._leaps(packet):
+                    following = next(packets, None)
+                    if following is not None and following.pts and not self._leaps(following):
+                        packet.pts = None
+                if packet.pts is not None:
+                    self._keep_clock(packet)
+            yield packet
+            packet = next(packets, None) if following is None else following
+        yield None
+
+    def _demuxed(self) -> Iterator[av.Packet]:
+        """Packets as they come; an error in between is a hole, of an extent unknown."""
+        for _ in range(_MOST_DEMUX_ERRORS):
             try:
                 for packet in self._track.container.demux(self._track.stream):
-                    if self._keeps_clock and packet.pts is not None:
-                        self._keep_clock(packet)
-                    yield packet
+                    if packet.size:
+                        yield packet
                 return
             except av.FFmpegError as error:
                 self._last_error = error
                 self._demux_errors += 1
                 self._after_damage = True
-                if self._demux_errors > _MOST_DEMUX_ERRORS:
-                    break
-        yield None
+
+    def _leaps(self, packet: av.Packet) -> bool:
+        if self._next is None:
+            return False
+        return not -_BACK_SECONDS <= self._time_of(packet) - self._next <= _LEAP_SECONDS
+
+    def _time_of(self, packet: av.Packet) -> float:
+        return packet.pts * self._time_base - self._origin + self._shifts[-1]
 
     def _keep_clock(self, packet: av.Packet) -> None:
-        time = packet.pts * self._time_base - self._origin + self._shifts[-1]
-        if self._next is not None and not (-_BACK_SECONDS <= time - self._next <= MAX_GAP_SECONDS):
+        time = self._time_of(packet)
+        if self._next is not None and not (
+            -_BACK_SECONDS <= time - self._next <= MAX_GAP_SECONDS
+            and (time - self._next <= _LEAP_SECONDS or time <= self._end)
+        ):
             self._shifts = [self._shifts[-1], self._shifts[-1] + self._next - time]
-            self.warnings.append(
-                f"its timestamps jump by {time - self._next:.1f} s at {self._next:.1f} s, as where "
-                "recordings are put together: times after it go on from there."
-            )
+            self._jumps.append((self._next, time - self._next))
             time = self._next
         self._next = time + (packet.duration or 0) * self._time_base
 
@@ -196,6 +229,12 @@ class TimedFrames:
         AudioDecodeError
             If more than a tenth of the packets is damaged, or of the track missing.
         """
+        if self._jumps:
+            at, by = self._jumps[0]
+            self.warnings.append(
+                f"its timestamps jump in {len(self._jumps)} places, first by {by:.1f} s at "
+                f"{at:.1f} s, as where recordings are put together: times go on from there."
+            )
         total = self._good + self._bad
         if self._bad > 1 and 10 * self._bad > total:
             raise AudioDecodeError(

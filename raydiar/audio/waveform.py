@@ -7,7 +7,13 @@ import numpy as np
 from raydiar.audio.arguments import channel_index, check_excerpt, hand_over
 from raydiar.audio.floats import LARGEST, full_scale_of
 from raydiar.audio.mixing import Mixer
-from raydiar.audio.resampling import BLOCK_SECONDS, SAMPLE_RATE, resample
+from raydiar.audio.resampling import (
+    BLOCK_SECONDS,
+    HIGHEST_RATE,
+    LOWEST_RATE,
+    SAMPLE_RATE,
+    resample,
+)
 from raydiar.errors import ConfigError, EmptyAudio, InvalidSamples
 
 _MOST_CHANNELS = 64
@@ -53,7 +59,7 @@ def prepare_waveform(
         If there is no such channel, sample rate or excerpt.
     """
     check_excerpt("waveform", start, duration)
-    if not (isinstance(sample_rate, Real) and 1 <= sample_rate < 2**31):
+    if not (isinstance(sample_rate, Real) and LOWEST_RATE <= sample_rate <= HIGHEST_RATE):
         raise ConfigError(f"A sample rate of {sample_rate} Hz makes no sense.")
     waveform = _channels(waveform)
     selected = channel_index(channel)
