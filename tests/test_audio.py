@@ -12,7 +12,7 @@ import pytest
 from audio_files import RATE, lag, snr, sparse_wav, speech_like, write
 
 from raydiar.audio import decode, probe
-from raydiar.audio.decoding import PcmBuffer
+from raydiar.audio.pcm import PcmBuffer
 from raydiar.errors import (
     AudioDecodeError,
     AudioNotFound,
@@ -364,7 +364,7 @@ def test_too_long_without_a_stated_duration_is_found_on_the_way(made):
 PEAK = """
 import sys
 from raydiar.audio import decode
-from raydiar.audio.decoding import PcmBuffer
+from raydiar.audio.pcm import PcmBuffer
 import numpy as np
 
 def peak():

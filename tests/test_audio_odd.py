@@ -185,6 +185,19 @@ def test_relatives_of_wav(tmp_path, signal, pcm, family, stated):
     assert probe(io.BytesIO(whole)).duration == pytest.approx(SECONDS, abs=0.01)
 
 
+@pytest.mark.parametrize("rate", [2, 2**31 - 1])
+def test_a_rate_that_no_recording_has_is_a_damaged_header(pcm, rate):
+    with pytest.raises(AudioDecodeError):
+        decode(io.BytesIO(wav(pcm.tobytes(), rate=rate)))
+
+
+def test_aiff_written_into_a_pipe(tmp_path, signal, pcm):
+    whole = bytearray(write(tmp_path / "a.aiff", signal, RATE, "pcm_s16be").read_bytes())
+    for at in (4, whole.index(b"COMM") + 10, whole.index(b"SSND") + 4):
+        whole[at : at + 4] = bytes(4)
+    assert np.array_equal(decoded(whole)[0], pcm)
+
+
 # -- several tracks --------------------------------------------------------------------------------
 
 
@@ -428,6 +441,20 @@ def test_chained_ogg_is_read_to_its_end(tmp_path, signal, pcm, codec, rates):
     excerpt, _ = decoded(content, start=9.0, duration=2.0)
     assert np.array_equal(excerpt, samples[9 * RATE : 11 * RATE])
     assert probe(io.BytesIO(content)).duration == pytest.approx(3 * SECONDS, abs=0.1)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.flac", "flac"), ("a.aac", "aac")])
+def test_files_of_another_rate_put_after_each_other(tmp_path, signal, pcm, name, codec):
+    parts = [
+        write(tmp_path / f"{rate}-{name}", signal, rate, codec, bit_rate=96000).read_bytes()
+        for rate in (16000, 44100)
+    ]
+    content = b"".join(parts)
+    samples, told = decoded(content)
+    assert told == []
+    assert len(samples) == pytest.approx(2 * len(pcm), abs=0.2 * RATE)
+    excerpt, _ = decoded(content, start=9.0, duration=2.0)
+    assert abs(lag(samples[9 * RATE : 11 * RATE], excerpt)) <= 16
 
 
 def test_a_damaged_link_is_told_of(tmp_path, signal, pcm):

@@ -12,7 +12,8 @@ import numpy as np
 
 from raydiar.audio.arguments import channel_index, hand_over
 from raydiar.audio.containers import AudioInfo
-from raydiar.audio.decoding import PcmBuffer, decode_into, read_info
+from raydiar.audio.decoding import decode_into, read_info
+from raydiar.audio.pcm import PcmBuffer
 from raydiar.audio.resampling import SAMPLE_RATE
 from raydiar.audio.waveform import prepare_waveform
 from raydiar.storage import PROBE_BLOCK_BYTES, Source, open_source

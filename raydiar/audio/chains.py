@@ -5,14 +5,16 @@ another rate, and calls that the end. Here each link is opened for itself, on a 
 on from one to the next.
 """
 
-import re
 from itertools import pairwise
 
-from raydiar.audio.headers import View, find_samples
+from raydiar.audio.headers import find_samples
+from raydiar.audio.views import View
 from raydiar.storage import Reader
 
 _SCAN_BYTES = 2**20
-_FIRST_PAGE = re.compile(rb"OggS\0[\2\6]")  # begins a logical stream
+_FIRST_PAGE = b"OggS\0\2"  # begins a logical stream
+_FLAC = b"fLaC\0\0\0\x22"  # begins a file, with a description of 34 bytes
+_LAST_FLAC = b"fLaC\x80\0\0\x22"  # the same where nothing else describes it
 _PAGE_HEADER = 27
 _TAIL_BYTES = 2**17
 _MOST_BOXES = 1000
@@ -22,11 +24,14 @@ def links(reader: Reader) -> list[Reader]:
     """The files of which a recording is made: nearly always itself alone."""
     size = reader.size()
     head = reader.read(12)
+    # Looking through a remote file would fetch it twice.
     if head[:4] == b"OggS":
         begins = _ogg_links(reader, size)
     elif head[:4] in (b"RIFF", b"RF64", b"BW64") and head[8:] == b"WAVE":
         begins = _wav_links(reader, size)
-    elif head[4:8] == b"ftyp" and not reader.remote:  # where each look costs a request
+    elif head[:4] == b"fLaC" and not reader.remote:
+        begins = sorted({0, *_find_all(reader, size, _FLAC), *_find_all(reader, size, _LAST_FLAC)})
+    elif head[4:8] == b"ftyp" and not reader.remote:
         begins = _mp4_links(reader, size)
     else:
         begins = [0]
@@ -51,7 +56,7 @@ def _ogg_links(reader: Reader, size: int) -> list[int]:
 def _ends_in_another_stream(reader: Reader, size: int) -> bool:
     """Whether the last page belongs to none of the streams that the file begins with."""
     serials, place = set(), 0
-    while _FIRST_PAGE.match(page := _at(reader, place, _PAGE_HEADER)):
+    while (page := _at(reader, place, _PAGE_HEADER)).startswith(_FIRST_PAGE):
         serials.add(page[14:18])
         place += _page_length(reader, place)
     tail = _at(reader, max(0, size - _TAIL_BYTES), _TAIL_BYTES)
@@ -65,17 +70,16 @@ def _page_length(reader: Reader, place: int) -> int:
     return _PAGE_HEADER + count + sum(header[_PAGE_HEADER : _PAGE_HEADER + count])
 
 
-def _find_all(reader: Reader, size: int, pattern: re.Pattern) -> list[int]:
-    found, place, overlap = [], 0, 8
-    while place < size:
-        block = _at(reader, place, _SCAN_BYTES)
-        if not block:
-            break
-        found += [place + match.start() for match in pattern.finditer(block)]
-        place += len(block) - (overlap if len(block) > overlap else 0)
-        if len(block) < _SCAN_BYTES:
-            break
-    return sorted(set(found))
+def _find_all(reader: Reader, size: int, needle: bytes) -> list[int]:
+    found, place = [], 0
+    while place < size and (block := _at(reader, place, _SCAN_BYTES)):
+        at = block.find(needle)
+        while at >= 0:
+            found.append(place + at)
+            at = block.find(needle, at + 1)
+        # the next block begins within this one, by less than a needle
+        place += max(1, len(block) - len(needle) + 1)
+    return found
 
 
 def _wav_links(reader: Reader, size: int) -> list[int]:

@@ -81,7 +81,7 @@ class Track:
     label : str
         The recording in messages.
     warnings : list of str
-        What the user should know of the file as a whole.
+        What the user should know of the file as a whole, without its name.
     can_seek : bool
         Whether FFmpeg finds a place in it by its time. In mp3 it goes by the header's length, which
         is that of the first where several were joined.
@@ -157,7 +157,7 @@ def open_track(reader: Reader, index: int | None = None) -> Iterator[Track]:
                 choice=choice,
                 stated_duration=_stated_duration(info, stream, container, samples, mp3),
                 label=reader.label,
-                warnings=_warnings(choice, samples, reader.label),
+                warnings=_warnings(choice, samples),
                 can_seek=info.container != "mp3" or (mp3 is not None and mp3.is_whole),
             )
     except RaydiarError:
@@ -195,10 +195,8 @@ def _info(
     )
 
 
-def _warnings(choice: Choice, samples: SampleChunk | None, label: str) -> list[str]:
-    found = [samples and samples.warning(label)]
-    found.append(f"{label}: {choice.warning}" if choice.warning else None)
-    return [warning for warning in found if warning]
+def _warnings(choice: Choice, samples: SampleChunk | None) -> list[str]:
+    return [warning for warning in (samples and samples.warning(), choice.warning) if warning]
 
 
 def _duration(container: InputContainer, stream: AudioStream) -> float | None:
@@ -206,7 +204,9 @@ def _duration(container: InputContainer, stream: AudioStream) -> float | None:
     if stream.duration:
         known.append(float(stream.duration * stream.time_base))
     if container.duration:
-        known.append(container.duration / av.time_base)
+        # of matroska, it is the last time rather than a length
+        begin = max(0, container.start_time or 0) if "matroska" in container.format.name else 0
+        known.append((container.duration - begin) / av.time_base)
     return min(known, default=None)  # an edit list shows less than the track holds
 
 

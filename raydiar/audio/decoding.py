@@ -7,10 +7,8 @@ file.
 """
 
 import math
-import mmap
-import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from itertools import islice
@@ -18,12 +16,14 @@ from itertools import islice
 import av
 import numpy as np
 
-from raydiar.audio.arguments import check_excerpt
 from raydiar.audio.chains import links
 from raydiar.audio.containers import AudioInfo, Track, open_track
 from raydiar.audio.floats import FULL_SCALES, UnscaledFloats
 from raydiar.audio.mixing import TrackMixer
+from raydiar.audio.pcm import Excerpt, PcmBuffer
 from raydiar.audio.resampling import (
+    HIGHEST_RATE,
+    LOWEST_RATE,
     SAMPLE_RATE,
     MonoResampler,
     common_period,
@@ -31,75 +31,12 @@ from raydiar.audio.resampling import (
     silence_like,
 )
 from raydiar.audio.timeline import MAX_GAP_SECONDS, TimedFrames
-from raydiar.errors import (
-    AudioDecodeError,
-    EmptyAudio,
-    InvalidSamples,
-    RecordingTooLong,
-)
+from raydiar.errors import AudioDecodeError, InvalidSamples
 from raydiar.storage import Reader
 
 _EXACT_START = 0.001  # seconds by which sound may start late and be on time
 _MANY = 100  # frames whose timestamps are read together
-
-
-class PcmBuffer:
-    """Samples appended one after another to memory that grows without copying what is there.
-
-    The pages of a private mapping cost nothing before they are written, and Linux grows it by
-    moving its page table: the peak is the PCM itself, also where the duration was unknown.
-    (Growing a numpy array copies it, which takes twice the PCM.)
-    """
-
-    def __init__(self):
-        self.num_samples = 0
-        self._memory: mmap.mmap | None = None
-        self._capacity = 0
-
-    def reserve(self, num_samples: int) -> None:
-        """Make room for this many samples in all."""
-        if num_samples > self._capacity:
-            self._memory = self._resized(self._memory, 2 * num_samples)
-            self._capacity = num_samples
-
-    def append(self, block: np.ndarray) -> None:
-        end = self.num_samples + len(block)
-        if end > self._capacity:
-            self.reserve(end + end // 8 + 60 * SAMPLE_RATE)
-        np.frombuffer(self._memory, np.int16, end)[self.num_samples :] = block
-        self.num_samples = end
-
-    def part(self, place: int, length: int) -> np.ndarray:
-        """A copy of what was appended at a place, with zeros where nothing was."""
-        part = np.zeros(length, np.int16)
-        first, last = max(0, place), min(place + length, self.num_samples)
-        if first < last:
-            part[first - place : last - place] = self.samples()[first:last]
-        return part
-
-    def put(self, place: int, block: np.ndarray) -> None:
-        """Write a block over what is there at a place, and append what is not."""
-        known = max(0, min(len(block), self.num_samples - place))
-        if known:
-            self.samples()[place : place + known] = block[:known]
-        if known < len(block):
-            self.append(block[known:])
-
-    def clear(self) -> None:
-        self.num_samples = 0
-
-    def samples(self) -> np.ndarray:
-        """All that was appended: (num_samples,) int16, a view that keeps the memory alive."""
-        return np.frombuffer(self._memory, np.int16, self.num_samples)
-
-    def _resized(self, memory: mmap.mmap | None, num_bytes: int) -> mmap.mmap:
-        if memory is not None and sys.platform == "linux":
-            memory.resize(num_bytes)
-            return memory
-        larger = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if memory is not None:
-            larger[: len(memory)] = memory[:]
-        return larger
+_LOOKED_AT_SECONDS = 2.0
 
 
 def decode_into(
@@ -121,7 +58,7 @@ def decode_into(
     As `raydiar.audio.decode`.
     """
     for full_scale in FULL_SCALES:
-        excerpt = _Excerpt(pcm, reader.label, start, duration, max_duration, full_scale)
+        excerpt = Excerpt(pcm, reader.label, start, duration, max_duration, full_scale)
         try:
             _decode_links(excerpt, links(reader), channel)
         except UnscaledFloats:
@@ -158,7 +95,7 @@ def read_info(reader: Reader) -> AudioInfo:
     return replace(found[0], duration=None if None in durations else sum(durations))
 
 
-def _decode_links(excerpt: "_Excerpt", parts: list[Reader], channel: int | None) -> None:
+def _decode_links(excerpt: Excerpt, parts: list[Reader], channel: int | None) -> None:
     """All files of which a recording is made, one after another."""
     failures: list[AudioDecodeError] = []
     stated: list[float | None] = []
@@ -183,7 +120,7 @@ def _decode_links(excerpt: "_Excerpt", parts: list[Reader], channel: int | None)
 
 
 def _decode_file(
-    excerpt: "_Excerpt", reader: Reader, channel: int | None, alone: bool
+    excerpt: Excerpt, reader: Reader, channel: int | None, alone: bool
 ) -> float | None:
     """One file, with all its tracks; the seconds that its header vouches for.
 
@@ -192,7 +129,8 @@ def _decode_file(
     begin = excerpt.cursor
     with open_track(reader) as track:
         excerpt.begin(track, alone)
-        excerpt.warnings += track.warnings
+        for warning in track.warnings:
+            excerpt.warn(warning)
         indexes = track.choice.indexes
         if len(indexes) > 1 and channel is not None:
             if channel >= len(indexes):
@@ -224,109 +162,7 @@ def _decode_file(
     return None
 
 
-class _Excerpt:
-    """The part of a file's timeline that is wanted, and how much of it has been written.
-
-    Attributes
-    ----------
-    cursor : int, samples at 16 kHz
-        Place on the timeline of the next block. Where something has been written before, by
-        another track, a block is added to it.
-    tracks : TrackMixer or None
-        How several tracks are written to the same place.
-    full_scale : float
-        What samples are to be divided by (`raydiar.audio.floats`).
-    warnings : list of str
-    """
-
-    def __init__(self, pcm, label, start, duration, max_duration, full_scale):
-        check_excerpt(label, start, duration)
-        self.label = label
-        self.cursor = 0
-        self.tracks: TrackMixer | None = None
-        self.full_scale = full_scale
-        self.warnings: list[str] = []
-        self.start = start
-        self._pcm = pcm
-        self._end = np.inf if duration is None else start + duration
-        self._first = round(start * SAMPLE_RATE)
-        self._stop = None if duration is None else round(self._end * SAMPLE_RATE)
-        self._max_duration = max_duration
-        self._limit = round(max_duration * SAMPLE_RATE)
-
-    def begin(self, track: Track, alone: bool) -> None:
-        """Reserve memory; raise RecordingTooLong before anything is decoded if the header tells."""
-        if track.stated_duration is not None and alone:
-            seconds = min(track.stated_duration, self._end) - self.start
-            if seconds > self._max_duration:
-                raise self._too_long(f"{seconds / 3600:.1f} h")
-        if track.info.duration is not None:
-            # a second more: cheaper than growing because the header was off by a frame
-            end = self.cursor / SAMPLE_RATE + track.info.duration + 1
-            seconds = max(0, min(end, self._end) - self.start)
-            self._pcm.reserve(min(round(seconds * SAMPLE_RATE), self._limit))
-
-    def write(self, blocks: Iterable[np.ndarray]) -> None:
-        """Keep what is wanted of consecutive blocks of int16 samples, the first at the cursor."""
-        for block in blocks:
-            begin = max(0, self._first - self.cursor)
-            end = len(block) if self._stop is None else max(begin, self._stop - self.cursor)
-            place = self.cursor + begin - self._first
-            wanted = block[begin:end]
-            if place + len(wanted) > self._limit:
-                raise self._too_long(f"more than {self._max_duration / 3600:g} h")
-            if self.tracks is not None:
-                there = self._pcm.part(self.cursor - self._first, len(block))
-                mixed = self.tracks.mix(there, block, self.cursor)
-                self._pcm.put(place, mixed[begin:end])
-            elif len(wanted):
-                self._pcm.append(wanted)
-            self.cursor += len(block)
-
-    def skip_to(self, cursor: int) -> None:
-        """Begin in the middle of the file, before the first sample that is wanted."""
-        if cursor > self._first:
-            raise AudioDecodeError(
-                f"{self.label}: this file has no index to find {self.start:g} s by. Decode it "
-                "from its start, or convert it."
-            )
-        self.cursor = cursor
-
-    def warn(self, text: str) -> None:
-        """Add a warning, once: parts and tracks of a file have the same troubles."""
-        if (warning := f"{self.label}: {text}") not in self.warnings:
-            self.warnings.append(warning)
-
-    @property
-    def complete(self) -> bool:
-        return self._stop is not None and self.cursor >= self._stop
-
-    def check_complete(self, stated_duration: float | None) -> None:
-        """Raise if the audio ended before its header says so, or before the excerpt began."""
-        got = self._pcm.num_samples / SAMPLE_RATE
-        if stated_duration is not None:
-            wanted = min(stated_duration, self._end) - self.start
-            if wanted - got > 0.5 + 0.01 * wanted:
-                raise AudioDecodeError(
-                    f"{self.label}: truncated or damaged: of the {wanted:.1f} s that its header "
-                    f"promises {got:.1f} s can be decoded. Fetch the file again, or use what is "
-                    "there by giving its `duration`."
-                )
-        if got == 0 and self._first > 0:
-            raise EmptyAudio(
-                f"{self.label}: the excerpt starts at {self.start:g} s, where the audio has ended."
-            )
-        if got == 0:
-            raise EmptyAudio(f"{self.label}: the file holds no audio samples.")
-
-    def _too_long(self, found: str) -> RecordingTooLong:
-        return RecordingTooLong(
-            f"{self.label}: {found} of audio; a recording may last "
-            f"{self._max_duration / 3600:g} h. Process it in excerpts, with `start` and `duration`."
-        )
-
-
-def _decode_track(track: Track, excerpt: _Excerpt, channel: int | None, alone: bool) -> None:
+def _decode_track(track: Track, excerpt: Excerpt, channel: int | None, alone: bool) -> None:
     """Write a track into the excerpt; `timeline` has the rules."""
     begin = excerpt.cursor
     # without seeking where the place of this file on the timeline has to be counted
@@ -346,7 +182,7 @@ class _Placing:
         Of the next sample on the file's timeline, at the rate of the run.
     """
 
-    def __init__(self, frames: TimedFrames, excerpt: _Excerpt, channel: int | None):
+    def __init__(self, frames: TimedFrames, excerpt: Excerpt, channel: int | None):
         self._frames = frames
         self._excerpt = excerpt
         self._channel = channel
@@ -423,6 +259,8 @@ class _Placing:
             ):
                 offsets.append(time - counted)
             counted += frame.samples / frame.sample_rate
+            if counted > _LOOKED_AT_SECONDS:  # frames of some codecs are long
+                break
         if first:
             self._begin_run(first[0], 0)
             late = float(np.median(offsets)) if offsets else 0.0
@@ -446,9 +284,13 @@ class _Placing:
                 f"{self._excerpt.label}: channel {self._channel} was asked for, counted from 0, "
                 f"but there are only {num_channels}."
             )
-        self._run = MonoResampler(
-            frame, self._channel, skip=skip, gain=1 / self._excerpt.full_scale
-        )
+        if not LOWEST_RATE <= frame.sample_rate <= HIGHEST_RATE:
+            raise AudioDecodeError(
+                f"{self._excerpt.label}: a sample rate of {frame.sample_rate} Hz, which no "
+                "recording has: its header is damaged."
+            )
+        gain = 1 / self._excerpt.full_scale
+        self._run = MonoResampler(frame, self._channel, skip=skip, gain=gain)
 
     def _end_run(self) -> None:
         self._excerpt.write(self._run.flush())

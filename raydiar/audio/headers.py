@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from raydiar.audio.views import View
 from raydiar.storage import Reader
 
 _MOST_CHUNKS = 10_000
@@ -19,61 +20,6 @@ _STREAMED = ((0x7F000000, 0x80010000), (0xFF000000, 0x1_0000_0000))
 # PCM, float, A-law, mu-law: one sample of a channel takes a fixed number of bytes.
 _FLAT_TAGS = {1, 3, 6, 7}
 _TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICS")
-
-
-class View(Reader):
-    """A file shown with some of its bytes changed, or only a part of it.
-
-    Parameters
-    ----------
-    reader : Reader
-    begin, end : int, bytes
-        Part of the file; all of it by default.
-    patches : mapping of int to bytes
-        What stands at a place of the file instead.
-    """
-
-    def __init__(
-        self,
-        reader: Reader,
-        begin: int = 0,
-        end: int | None = None,
-        patches: dict[int, bytes] | None = None,
-    ):
-        super().__init__(reader, reader.label, reader.remote)
-        self._begin = begin
-        self._end = reader.size() if end is None else end
-        self._patches = patches or {}
-        self._place = begin
-
-    def read(self, size: int = -1) -> bytes:
-        left = max(0, self._end - self._place)
-        self._file.seek(self._place)
-        data = self._file.read(left if size < 0 else min(size, left))
-        first, self._place = self._place, self._place + len(data)
-        for place, content in self._patches.items():
-            if first < place + len(content) and place < self._place:
-                data = bytearray(data)
-                for number, value in enumerate(content, place - first):
-                    if 0 <= number < len(data):
-                        data[number] = value
-        return bytes(data)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        origin = (self._begin, self._place, self._end)[whence]
-        self._place = max(self._begin, origin + offset)
-        return self._place - self._begin
-
-    def tell(self) -> int:
-        return self._place - self._begin
-
-    @property
-    def failure(self) -> Exception | None:
-        return self._file.failure
-
-    @failure.setter
-    def failure(self, failure: Exception | None) -> None:
-        """A failure is the file's, which remembers it."""
 
 
 @dataclass(frozen=True)
@@ -120,13 +66,13 @@ class SampleChunk:
             return reader
         return View(reader, end=self.end if self.cut else None, patches=self.patches)
 
-    def warning(self, label: str) -> str | None:
+    def warning(self) -> str | None:
         """What the user should know: that the header stated less than there is."""
         if self.stated_end is None or self.stated_end >= self.end or not self.bytes_per_second:
             return None
         stated = self._seconds(self.stated_end)
         return (
-            f"{label}: the header states {stated:.1f} s of audio, but the file goes on: all "
+            f"the header states {stated:.1f} s of audio, but the file goes on: all "
             f"{self.seconds:.1f} s were taken."
         )
 
@@ -166,7 +112,7 @@ def _wav(reader: Reader, size: int, head: bytes) -> SampleChunk | None:
             if large and stated == 0xFFFFFFFF and stated_large is not None:
                 stated = stated_large if stated_large < 2**62 else 0
             begin = place + 8
-            end, stated_end = _true_end(reader, begin, stated, size, order, large)
+            end, stated_end = _true_end(reader, begin, stated, size, order)
             wrong = end != min(begin + stated, size)
             if wrong and large and size_place is not None:
                 patches[size_place] = (end - begin).to_bytes(8, "little")
@@ -225,7 +171,7 @@ def _w64(reader: Reader, size: int, head: bytes) -> SampleChunk | None:
             wrong = content is None or end > begin + content
             if wrong:
                 patches[place + 16] = (end - begin + 24).to_bytes(8, "little")
-            stated_end = None if content is None else begin + content
+            stated_end = None if content is None or _is_streamed(content) else begin + content
             return SampleChunk(begin, end, stated_end, rate, patches, cut=end < size)
         if stated < 24:
             return None
@@ -258,6 +204,8 @@ def _aiff(reader: Reader, size: int, head: bytes) -> SampleChunk | None:
         patches[place + 4] = (end - begin + 8).to_bytes(4, "big")
         if frames_place is not None and block:
             patches[frames_place] = ((end - begin) // block).to_bytes(4, "big")
+    if int.from_bytes(head[4:8], "big") < end - 8:
+        patches[4] = min(end - 8, 2**32 - 1).to_bytes(4, "big")
     # a description may come after the samples, but not after zeros
     cut = wrong or _is_silent(reader, end, size)
     return SampleChunk(begin, end, stated_end, rate, patches, cut)
@@ -325,7 +273,7 @@ def _caf(reader: Reader, size: int, head: bytes) -> SampleChunk | None:
                 silent = content > 0 and _is_silent(reader, follows, size)
                 end, stated_end = (follows if silent else size), (follows if content > 0 else None)
             else:
-                end, stated_end = min(follows, size), follows
+                end, stated_end = min(follows, size), None if _is_streamed(content) else follows
             wrong = content <= 0 or end > follows
             patches = {place + 4: (end - begin + 4).to_bytes(8, "big")} if wrong else {}
             return SampleChunk(begin, end, stated_end, rate, patches, cut=end < size)
@@ -371,7 +319,7 @@ def _chunks(reader: Reader, place: int, size: int, order: str) -> Iterator[tuple
 
 
 def _true_end(
-    reader: Reader, begin: int, stated: int, size: int, order: str, large: bool = False
+    reader: Reader, begin: int, stated: int, size: int, order: str
 ) -> tuple[int, int | None]:
     """Where the samples end, and where the header says they do (None if it says nothing)."""
     stated_end = begin + stated
@@ -380,14 +328,14 @@ def _true_end(
         empty = begin + 8 <= size and _is_chunk_list(reader, begin, size, order)
         return (begin if empty else size), None
     if stated_end >= size:
-        return size, (None if not large and _is_streamed(stated) else stated_end)
+        return size, (None if _is_streamed(stated) else stated_end)
     for end in range(stated_end, size + 1, 2**32):  # it may have wrapped
         padded = (end + stated % 2, end)  # some programs forget the padding of odd sizes
         if any(_is_chunk_list(reader, place, size, order) for place in padded):
             return end, stated_end
     if _is_silent(reader, stated_end, size) or _at(reader, stated_end, 8).startswith(_TAGS):
         return stated_end, stated_end
-    return size, (None if not large and _is_streamed(stated) else stated_end)
+    return size, (None if _is_streamed(stated) else stated_end)
 
 
 def _is_streamed(stated: int) -> bool:

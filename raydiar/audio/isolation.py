@@ -31,7 +31,8 @@ import numpy as np
 from raydiar import errors
 from raydiar.audio import MAX_DURATION, SAMPLE_RATE, AudioInfo
 from raydiar.audio.arguments import channel_index, hand_over
-from raydiar.audio.decoding import PcmBuffer, decode_into, read_info
+from raydiar.audio.decoding import decode_into, read_info
+from raydiar.audio.pcm import PcmBuffer
 from raydiar.errors import DecoderCrashed, DecoderStalled, StorageUnavailable
 from raydiar.naming import local_path
 from raydiar.storage import (

@@ -25,13 +25,13 @@ MAX_GAP_SECONDS = 3600.0
 # A gap must be longer than this to be one: where timestamps are shaky, and where they are counted.
 _SHAKY_GAP_SECONDS = 0.1
 _EXACT_GAP_SECONDS = 0.001
-_EXACT = {"aac", "ac3", "aiff", "amr", "au", "caf", "eac3", "flac", "mp3", "w64", "wav"}
+_EXACT = {"aiff", "amr", "au", "caf", "flac", "mp3", "w64", "wav"}
 # A smaller step back is an overlap of packets, and no reason to look at a clock anew.
 _BACK_SECONDS = 0.5
 # Without an index and with a clock that may start again: an excerpt is found by reading up to it.
 _READ_THROUGH = {"mpegts", "mpeg"}
-# Their timestamps lose a fraction with every frame: only counting from the start is exact.
-_COUNTED = {"ac3", "eac3", "dts"}
+# Streams of frames without timestamps: FFmpeg's are guesses by the first frame's rate.
+_COUNTED = {"aac", "ac3", "dts", "eac3", "loas"}
 _LEAP_SECONDS = 1.0
 _MOST_DEMUX_ERRORS = 100
 _AMR_PADDING = 0x83  # bits of a frame's first byte that are zero (RFC 4867)
@@ -82,13 +82,14 @@ class TimedFrames:
         self._floats = codec.startswith("pcm_f") or codec == "wavpack"
         # FFmpeg gives the first frame after a change of rate the rate of before.
         self._relabels = codec.startswith("mp3")
-        self._is_amr = codec.startswith("amr")  # whose decoder takes any bytes for speech
+        self._is_amr = track.info.container == "amr"  # whose decoder takes any bytes for speech
         self._full_scale = full_scale
         self._heard = self._unscaled = 0
-        timed = timed and track.info.container not in _COUNTED
+        self._counted = track.info.container in _COUNTED
+        timed = timed and not self._counted
         self.sought = timed and start > PREROLL_SECONDS
         self._read_until = -np.inf
-        self._keeps_clock = not self.sought
+        self._keeps_clock = not self.sought and not self._counted
         if self.sought and (track.info.container in _READ_THROUGH or not track.can_seek):
             self._read_until = start - PREROLL_SECONDS
             self._keeps_clock = True
@@ -102,7 +103,7 @@ class TimedFrames:
 
     def time(self, frame: av.AudioFrame) -> float | None:
         """Of the first sample of a frame, in seconds on the file's timeline."""
-        if frame.pts is None:
+        if frame.pts is None or self._counted:
             return None
         time = frame.pts * self._time_base - self._origin
         if len(self._shifts) == 1 or self._next is None:
@@ -145,7 +146,7 @@ class TimedFrames:
             if self._keeps_clock and packet.pts is not None:
                 if self._leaps(packet):
                     following = next(packets, None)
-                    if following is not None and following.pts and not self._leaps(following):
+                    if self._goes_on(following):
                         packet.pts = None
                 if packet.pts is not None:
                     self._keep_clock(packet)
@@ -170,6 +171,10 @@ class TimedFrames:
         if self._next is None:
             return False
         return not -_BACK_SECONDS <= self._time_of(packet) - self._next <= _LEAP_SECONDS
+
+    def _goes_on(self, packet: av.Packet | None) -> bool:
+        """Whether a packet is where it is due, as if the one before it had been."""
+        return packet is not None and packet.pts is not None and not self._leaps(packet)
 
     def _time_of(self, packet: av.Packet) -> float:
         return packet.pts * self._time_base - self._origin + self._shifts[-1]

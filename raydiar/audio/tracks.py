@@ -79,7 +79,7 @@ def choose_tracks(container: InputContainer, label: str) -> Choice:
     if len(originals) > 1:
         told.append(
             f"all of its {len(originals)} audio tracks were used ({_listed(originals)}); one alone "
-            "is chosen by its number as `channel`."
+            "is chosen by its place in this list, from 0, as `channel`."
         )
     if others:
         told.append(
@@ -91,7 +91,7 @@ def choose_tracks(container: InputContainer, label: str) -> Choice:
 
 
 def _listed(tracks: list[AudioStream]) -> str:
-    return "; ".join(_described(number, track) for number, track in enumerate(tracks))
+    return "; ".join(map(_described, tracks))
 
 
 def _default(tracks: list[AudioStream]) -> AudioStream:
@@ -128,12 +128,14 @@ def _seconds(track: AudioStream) -> float | None:
     return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
 
 
-def _described(number: int, track: AudioStream) -> str:
-    facts = [track.metadata.get("title"), track.metadata.get("language")]
+def _described(track: AudioStream) -> str:
     seconds = _seconds(track)
-    facts.append(None if seconds is None else f"{seconds:.0f} s")
-    known = ", ".join(fact for fact in facts if fact and fact != "und")
-    return f"track {number}: {known}" if known else f"track {number}"
+    facts = (
+        track.metadata.get("title"),
+        track.metadata.get("language", "und").replace("und", ""),
+        None if seconds is None else f"{seconds:.0f} s",
+    )
+    return ", ".join(filter(None, facts)) or "nameless"
 
 
 def decoder_of(track: AudioStream) -> av.CodecContext:
