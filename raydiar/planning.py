@@ -264,9 +264,9 @@ def _network_step(hours: float, gpus: int, rates: dict[str, Rate]) -> Step:
 
 def _driver_step(hours: float, rates: dict[str, Rate]) -> Step:
     rate = rates["driver"]
-    packs = 2 * hours
+    packs = 1.3 * hours
     lines = (
-        "packs of half an hour, of which there are fewer where recordings are longer: "
+        f"packs of an hour, and what is left of each decode task: {hours:,.0f} h x 1.3 = "
         f"{packs:,.0f}",
         f"{packs:,.0f} / {_number(rate.value)} packs/s = {_time(packs / rate.value)}, with any "
         "number of nodes: one process feeds them all",

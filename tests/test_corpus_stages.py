@@ -426,7 +426,7 @@ def test_portions_go_by_what_is_to_fetch_and_never_by_a_guess_at_durations(tmp_p
     assert max(sizes(clips)) == TASK_RECORDINGS
     assert max(sizes(clips, 64)) == 7  # there is something to do for everybody
     podcasts = [{"uri": f"s3://b/{n}.mp3", "size": 30 * 2**20} for n in range(100)]
-    assert set(sizes(podcasts)) == {2}
+    assert set(sizes(podcasts)) == {4}
     assert set(sizes([{"uri": f"s3://b/{n}.mp3"} for n in range(320)])) == {TASK_UNKNOWN}
     stated = [{"uri": f"s3://b/{n}.mp3", "seconds": 1800.0} for n in range(100)]
     assert set(sizes(stated)) == {4}

@@ -25,7 +25,7 @@ LOAD = "raydiar load"  # the column that follows those of the manifest
 
 # What one decode task takes on at most: fetched again when its node is lost, but enough to fill a
 # pack with clips
-TASK_BYTES = 64 * 2**20
+TASK_BYTES = 128 * 2**20
 TASK_SECONDS = 2 * 3600.0
 TASK_RECORDINGS = 256
 TASK_UNKNOWN = 16  # recordings of which neither size nor seconds are known

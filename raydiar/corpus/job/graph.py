@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import ray
@@ -104,6 +105,8 @@ def job_graph(
     num_slots = _num_cpus() if on_gpu else placement.max_actors
     load = portion_load(plan.load, num_slots)
     done = ray.put(done) if plan.num_shards else None
+    if on_gpu:  # which many of are fed by one driver: fewer, larger packs
+        decode = replace(decode, pack_seconds=2 * decode.pack_seconds)
     with DataContext.current(job_context(plan)):
         portions = _files(plan).map_batches(
             ReadPlan(output, plan.folder, load), compute=_readers(plan), num_cpus=CHEAP_CPUS, **_ROW
