@@ -7,6 +7,7 @@ or counted. Steps overlap, since recordings stream through them: the slowest set
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from importlib.resources import files
@@ -15,6 +16,7 @@ from pathlib import PurePosixPath
 from raydiar.errors import ConfigError
 from raydiar.storage import BLOCK_BYTES
 
+_PACKS_PER_HOUR = 1.3  # of an hour each, and what is left of every decode task
 PCM_BYTES = 16_000 * 2 * 3600  # of an hour at 16 kHz, int16
 
 
@@ -62,6 +64,8 @@ class Plan:
     wall_seconds : float
     output_bytes : float
     rates : dict of Rate
+    packs : float
+        An hour of audio each, and what is left of every decode task.
     """
 
     title: str
@@ -69,10 +73,17 @@ class Plan:
     wall_seconds: float
     output_bytes: float
     rates: dict[str, Rate]
+    packs: float
 
     @property
     def bottleneck(self) -> Step:
         return max(self.steps, key=lambda step: step.seconds)
+
+    @property
+    def num_jobs(self) -> int:
+        """Jobs, each with a part of the manifest, whose drivers feed the cluster together."""
+        seconds = self.packs / self.rates["driver"].value
+        return max(1, math.ceil(seconds / self.bottleneck.seconds))
 
     def __str__(self) -> str:
         lines = [self.title]
@@ -84,16 +95,24 @@ class Plan:
             f"bottleneck  {self.bottleneck.name}",
             f"wall time   {_time(self.bottleneck.seconds)} x {1 + overhead:.3f} for Ray's overhead "
             f"= {_time(self.wall_seconds)}",
+            self._drivers(),
             f"output      {_number(output)} bytes an hour = {_bytes(self.output_bytes)}",
         ]
         if "gpu_sustained" in self.bottleneck.rates:
             lines.append("The GPU's speed is arithmetic, not measured: try an hour of audio first.")
         used = [name for step in self.steps for name in step.rates]
         lines += ["", "rates"]
-        for name in dict.fromkeys([*used, "overhead", "output"]):
+        for name in dict.fromkeys([*used, "overhead", "driver", "output"]):
             rate = self.rates[name]
             lines.append(f"  {name} = {_number(rate.value)} {rate.unit}; {rate.source}")
         return "\n".join(lines)
+
+    def _drivers(self) -> str:
+        rate = self.rates["driver"].value
+        alone = f"{self.packs:,.0f} packs / {_number(rate)} packs/s = {_time(self.packs / rate)}"
+        if self.num_jobs == 1:
+            return f"driver      {alone}: one job feeds the cluster"
+        return f"driver      {alone} for one: split the manifest, and run {self.num_jobs:,} jobs at once"
 
 
 def read_rates(path: str | None = None) -> dict[str, Rate]:
@@ -181,7 +200,6 @@ def make_plan(
             _gpu_step(hours, gpu, gpus, embedding, rates),
             *steps,
             _network_step(hours, gpus, rates),
-            _driver_step(hours, rates),
         ]
     steps.append(_storage_step(hours, bitrate, rates))
     slowest = max(step.seconds for step in steps)
@@ -192,6 +210,7 @@ def make_plan(
         wall_seconds=slowest * (1 + rates["overhead"].value),
         output_bytes=hours * rates["output"].value,
         rates=rates,
+        packs=_PACKS_PER_HOUR * hours,
     )
 
 
@@ -260,18 +279,6 @@ def _network_step(hours: float, gpus: int, rates: dict[str, Rate]) -> Step:
         f"{hours:,.0f} h x {PCM_BYTES / 1e6:.1f} MB / {_bytes(nodes * speed)}/s = {_time(seconds)}",
     )
     return Step("network (into GPU nodes)", seconds, lines, ("gpus_per_node", "network"))
-
-
-def _driver_step(hours: float, rates: dict[str, Rate]) -> Step:
-    rate = rates["driver"]
-    packs = 1.3 * hours
-    lines = (
-        f"packs of an hour, and what is left of each decode task: {hours:,.0f} h x 1.3 = "
-        f"{packs:,.0f}",
-        f"{packs:,.0f} / {_number(rate.value)} packs/s = {_time(packs / rate.value)}, with any "
-        "number of nodes: one process feeds them all",
-    )
-    return Step("driver (one process)", packs / rate.value, lines, ("driver",))
 
 
 def _storage_step(hours: float, bitrate: float, rates: dict[str, Rate]) -> Step:

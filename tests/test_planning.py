@@ -1,6 +1,7 @@
 """The plan: its arithmetic, checked by hand, and where its numbers come from."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,15 @@ def test_the_slowest_step_is_named(cluster, bottleneck):
     plan = make_plan(1e6, gpu="h100", **cluster)
     assert plan.bottleneck.name == bottleneck
     assert f"bottleneck  {bottleneck}" in str(plan)
+
+
+def test_one_driver_feeds_so_many_gpus_and_no_more():
+    plan = make_plan(1e6, 2048, "h100", 64)
+    assert plan.num_jobs == 1
+    assert "1,300,000 packs / 40 packs/s = 9.0 h: one job feeds the cluster" in str(plan)
+    many = make_plan(1e6, 100_000, "h100", 4096)
+    assert many.num_jobs == math.ceil(1.3e6 / 40 / many.bottleneck.seconds) > 10
+    assert f"split the manifest, and run {many.num_jobs} jobs at once" in str(many)
 
 
 def test_a_slow_network_holds_the_job_up(tmp_path):

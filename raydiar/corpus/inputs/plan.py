@@ -31,6 +31,9 @@ TASK_RECORDINGS = 256
 TASK_UNKNOWN = 16  # recordings of which neither size nor seconds are known
 _LARGE = 4.0  # decode tasks' worth: such rows come first, lest a job wait for one at its end
 _FILE_ROWS = 20_000
+# Half an hour of mp3, and of a shard whose size is unknown: these say only into how many files the
+# rows go
+_SHARD_PACK_BYTES, _SHARD_PACKS = 14_400_000, 72
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Plan:
     load : float
         Of all rows, in decode tasks.
     most_packs : int
-        More packs are not to be expected, shards aside, of which a pack an hour is.
+        More packs are not to be expected.
     seconds : float
         Of the recordings whose seconds the manifest states.
     exact : bool
@@ -127,8 +130,10 @@ def write_plan(
         loads[shard] = np.maximum(loads[shard], _LARGE)
         num_shards += int(shard.sum())
         load += float(loads.sum())
-        unknown = np.isnan(_numbers(rows, "size")) & np.isnan(stated)
-        packs += float(np.where(unknown & ~shard, 1.0, loads).sum())
+        sizes = _numbers(rows, "size")
+        unknown = np.isnan(sizes) & np.isnan(stated)
+        packs += float(np.where(unknown, 1.0, loads)[~shard].sum())
+        packs += float(np.nan_to_num(sizes[shard] / _SHARD_PACK_BYTES, nan=_SHARD_PACKS).sum())
         seconds += float(np.nansum(stated))
         exact = exact and not np.isnan(stated).any()
         longest = max(longest, np.nanmax(stated, initial=0.0))
