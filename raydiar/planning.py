@@ -109,7 +109,8 @@ class Plan:
 
     def _drivers(self) -> str:
         rate = self.rates["driver"].value
-        alone = f"{self.packs:,.0f} packs / {_number(rate)} packs/s = {_time(self.packs / rate)}"
+        seconds = _time(self.packs / rate)
+        alone = f"{self.packs:,.0f} packs / {_number(rate)} packs/s = {seconds}"
         if self.num_jobs == 1:
             return f"driver      {alone}: one job feeds the cluster"
         return f"driver      {alone} for one: split the manifest, and run {self.num_jobs:,} jobs at once"
