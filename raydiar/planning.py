@@ -113,7 +113,8 @@ class Plan:
         alone = f"{self.packs:,.0f} packs / {_number(rate)} packs/s = {seconds}"
         if self.num_jobs == 1:
             return f"driver      {alone}: one job feeds the cluster"
-        return f"driver      {alone} for one: split the manifest, and run {self.num_jobs:,} jobs at once"
+        several = f"split the manifest, and run {self.num_jobs:,} jobs at once"
+        return f"driver      {alone} for one: {several}"
 
 
 def read_rates(path: str | None = None) -> dict[str, Rate]:
