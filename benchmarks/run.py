@@ -34,6 +34,7 @@ BENCHMARKS = {
     "evaluation": (["evaluation.py"], ["--recordings", "12"]),
     "kills": (["kills.py"], ["--quick"]),
     "training": (["training.py"], ["--quick"]),
+    "listing": (["listing.py"], ["--rows", "20000"]),
     "linking": (["linking.py"], ["--people", "8", "--conversations", "6"]),
 }
 
