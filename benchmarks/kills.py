@@ -174,12 +174,14 @@ def kill_session(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def kills(output: Output, address: str, number: int, rng: random.Random) -> dict:
+def kills(
+    output: Output, address: str, number: int, rng: random.Random, with_rays=range(0, 100, 4)
+) -> dict:
     """Kill drivers at random moments, after some more rows or some time; then let one end."""
     killed, seconds = [], time.monotonic()
     per_kill = max(1, len(output.ids) // (number + 2))
     while len(killed) < number:
-        with_ray = len(killed) % 4 == 0
+        with_ray = len(killed) in with_rays  # each starts a Ray of its own
         clock = CLOCK * (len(killed) % 2)
         before = output.check()
         options = {"pause": 0.4, "clock": clock}

@@ -223,6 +223,24 @@ diarize_corpus({manifest!r}, {str(output)!r}, num_actors=1)
     assert left == {"lock.guard", "run.json", "runs", "schema.parquet", "models"}
 
 
+def test_an_error_that_is_not_the_outputs_is_not_told_as_such(sample_wav, tmp_path, monkeypatch):
+    """A run meets many files besides its output: sockets, weights, folders of this machine."""
+    manifest = write_manifest(tmp_path / "m.jsonl", excerpts(sample_wav, 1))
+    output = str(tmp_path / "output")
+
+    def fail(*arguments):
+        raise OSError(24, "Too many open files", "/somewhere/else")
+
+    monkeypatch.setattr("raydiar.corpus.job.run._process", fail)
+    with pytest.raises(JobFailed, match=r"OSError.*Too many open files(.|\n)*run the job again"):
+        diarize_corpus(manifest, output)
+    record = json.loads((tmp_path / "output/_raydiar/run.json").read_text())
+    assert record["state"] == "stopped"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be used as output"):
+        diarize_corpus(manifest, str(tmp_path / "file" / "output"))
+
+
 def test_too_many_failures_stop_the_job(local_ray, sample_wav, tmp_path, small_packs):
     rows = [{"uri": f"absent-{n}.wav", "duration": 5} for n in range(12)]
     manifest = write_manifest(tmp_path / "m.jsonl", rows)

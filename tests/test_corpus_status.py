@@ -294,6 +294,43 @@ def test_a_job_that_finishes_nothing_says_so_even_if_its_record_cannot_be_writte
     assert re.search(r"0 errors; nothing finished for \d+ s$", lines[-1])
 
 
+@pytest.mark.parametrize("error", [BrokenPipeError, ValueError, RuntimeError])
+def test_who_looks_on_may_leave_and_the_record_is_still_written(error):
+    records = []
+
+    def report(line):
+        raise error("nobody reads this")
+
+    with Reporter(summary("run1"), lambda: records.append(1), report, every=0.05):
+        time.sleep(0.5)
+    assert len(records) >= 3
+
+
+def test_a_job_whose_output_nobody_reads_goes_on(tmp_path):
+    """As after `raydiar corpus diarize … | head -1`, or with a terminal that is gone."""
+    script = f"""
+import sys, time
+from pathlib import Path
+from raydiar.corpus.watch.progress import RunSummary
+from raydiar.corpus.watch.reporting import Reporter, print_line
+run = RunSummary("run1", "m", "out", num_recordings=3)
+record = Path({str(tmp_path / "record")!r})
+sys.stdin.readline()
+print_line("device: cpu")
+with Reporter(run, lambda: record.write_text(str(run.wall_seconds)), every=0.1):
+    time.sleep(1)
+print("end")
+"""
+    job = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    job.stdout.close()
+    job.stdin.write(b"go\n")
+    job.stdin.close()
+    assert job.wait(60) == 0
+    assert float((tmp_path / "record").read_text()) > 0.7
+
+
 WATCHED = """
 import time
 from raydiar.corpus.watch.progress import RunSummary

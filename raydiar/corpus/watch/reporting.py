@@ -88,8 +88,14 @@ class _QuietWatch:
 
 def print_line(line: str) -> None:
     """Print a line, unless nobody reads any more: a job goes on without being watched."""
-    with suppress(OSError, ValueError):  # a broken pipe, a full disk under a log; a closed file
+    try:
         print(line, flush=True)  # the output of a submitted job is a file, which Python buffers
+    except BrokenPipeError:
+        # what is left in its buffer would fail again, lastly when Python ends
+        with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    except (OSError, ValueError):  # a full disk under a log, a closed file
+        pass
 
 
 def _live_line(line: Callable[[], str]):
