@@ -18,7 +18,7 @@ from types import SimpleNamespace
 
 asked = json.loads(sys.argv[1])
 
-from raydiar.corpus.job import bookkeeping, decoding, graph, run  # noqa: E402
+from raydiar.corpus.job import bookkeeping, decoding, run  # noqa: E402
 from raydiar.corpus.job.stages import LocalInferenceStage  # noqa: E402
 from raydiar.pipelines.config import PipelineConfig  # noqa: E402
 from raydiar.storage import folder, lock  # noqa: E402
@@ -76,7 +76,17 @@ def finish_counted(*arguments, **options):
 
 
 pipeline, said = pickle.loads(Path(asked["tiny"]).read_bytes())
-graph.LocalInferenceStage = TinyInference
+process = run._process
+
+
+def process_without_networks(*arguments):
+    from raydiar.corpus.job import graph  # brings Ray, which a run without work does not need
+
+    graph.LocalInferenceStage = TinyInference
+    process(*arguments)
+
+
+run._process = process_without_networks
 PipelineConfig.localize = lambda self, token=None: pipeline
 if "stop_at" in asked:
     for name in ("read", "publish", "replace", "remove", "delete", "versions", "list"):
