@@ -110,13 +110,13 @@ def plan_nothing(home: Path, number: int) -> None:
 
 
 def plan(home: Path, expected: int, done: np.ndarray) -> None:
-    from raydiar.corpus.inputs import packs
+    from raydiar.corpus.inputs.plan import plan_folder, write_plan
 
     output, run = Folder(str(home / "out")), new_run()
     recordings = read_manifest(str(home / "m.parquet"), lambda uri: 1)
-    made = packs.write_packs(recordings, done, output, run)
+    made = write_plan(recordings, done, output, run)
     assert made.num_recordings == expected
-    output.delete(packs.pack_folder(run))
+    output.delete(plan_folder(run))
 
 
 def inventory(home: Path, number: int) -> None:
