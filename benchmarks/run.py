@@ -20,6 +20,8 @@ RESULTS = HERE.parent / ".bench/results"
 BENCHMARKS = {
     "resnet34": (["engine.py", "resnet34"], ["--quick"]),
     "campplus": (["engine.py", "campplus"], ["--quick"]),
+    "detection": (["detection.py"], ["--quick"]),
+    "inference_parity": (["inference_parity.py"], ["--quick"]),
     "memory": (["memory.py"], ["--quick"]),
     "ray_overhead": (["ray_overhead.py"], ["--quick"]),
     "resolve_long": (["resolve_long.py"], ["--hours", "0.5"]),

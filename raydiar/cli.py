@@ -17,6 +17,7 @@ from raydiar.evaluation.commands import ablate, benchmark, evaluate, optimize
 from raydiar.formats import FORMATS, Format
 from raydiar.naming import without_secrets
 from raydiar.pipelines.commands import app as models
+from raydiar.pipelines.detect_commands import app as detect
 from raydiar.serving.commands import app as serve
 from raydiar.training.commands import app as train
 from raydiar.voiceprints.commands import app as voiceprint
@@ -28,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(corpus, name="corpus")
+app.add_typer(detect, name="detect")
 app.add_typer(models, name="models")
 app.add_typer(serve, name="serve")
 app.add_typer(train, name="train")

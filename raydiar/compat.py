@@ -33,6 +33,7 @@ ALIASES: dict[str, dict[str, str]] = {
         "Specifications": "raydiar.models.specifications",
         "Problem": "raydiar.models.specifications",
         "Resolution": "raydiar.models.specifications",
+        "Task": "raydiar.tasks",
     },
     "raydiar.models.segmentation": {
         "PyanNet": "raydiar.models.pyannet",

@@ -23,7 +23,7 @@ from raydiar.picture import draw_svg
 
 if TYPE_CHECKING:
     import pandas
-    from pyannote.core import Annotation
+    from pyannote.core import Annotation, Timeline
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,14 @@ class Diarization:
     @cached_property
     def exclusive_speaker_diarization(self) -> Annotation:
         return _annotation(self.uri, self.exclusive_turns)
+
+    def itertracks(self, yield_label: bool = False) -> Iterator[tuple]:
+        """As of `speaker_diarization`, for those who have one of pyannote.audio 3 in mind."""
+        return self.speaker_diarization.itertracks(yield_label=yield_label)
+
+    def get_timeline(self, copy: bool = True) -> Timeline:
+        """As of `speaker_diarization`."""
+        return self.speaker_diarization.get_timeline(copy=copy)
 
     @cached_property
     def speaker_embeddings(self) -> np.ndarray:
