@@ -144,7 +144,7 @@ def test_an_output_that_changes_is_no_fault_of_the_destination(output, tmp_path,
     assert opened.inventory.files
     monkeypatch.setattr(dataset, "open", lambda _: opened)
     monkeypatch.setattr(Folder, "open", vanish)
-    with pytest.raises(OutputError, match="changed while it was read"):
+    with pytest.raises(OutputError, match="rewritten while it was read"):
         export(output, "csv", str(tmp_path / "file"))
 
 
