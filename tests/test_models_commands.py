@@ -25,6 +25,7 @@ from raydiar.models.writing import write_checkpoint
 from raydiar.pipelines.bundle import open_bundle, write_bundle
 from raydiar.pipelines.config import DEFAULT, Weights
 from raydiar.pipelines.config_file import load_config
+from raydiar.pipelines.weights import bring
 
 NO_NETWORK = """
 import socket
@@ -206,3 +207,23 @@ def test_what_cannot_be_stripped(local, tmp_path):
     with pytest.raises(CheckpointError, match="UserDict"):
         strip_checkpoint(tmp_path / "odd.ckpt", tmp_path / "new.bin")
     assert not list(tmp_path.glob("*new.bin*"))
+
+
+def test_weights_of_every_kind_of_name(local, tmp_path):
+    uri = DEFAULT.segmentation.uri
+    assert bring(uri) == {"model": local.segmentation}
+    assert bring()["embedding"] == local.embedding
+    detection = tmp_path / "config.yaml"
+    detection.write_text(
+        "pipeline:\n  name: pyannote.audio.pipelines.VoiceActivityDetection\n"
+        f"  params:\n    segmentation: {uri.partition('#')[0]}\n"
+    )
+    assert bring(str(detection)) == {"segmentation": local.segmentation}
+    folder = tmp_path / "network"
+    folder.mkdir()
+    (folder / "pytorch_model.bin").write_bytes(b"weights")
+    (folder / "config.yaml").write_text("task: {}\n")
+    assert bring(str(folder)) == {"model": folder / "pytorch_model.bin"}
+    detection.write_text("task: {}\n")
+    with pytest.raises(ConfigError, match="pipeline"):
+        bring(str(detection))
