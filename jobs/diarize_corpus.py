@@ -17,7 +17,9 @@ def main() -> None:
     parser.add_argument("--output", required=True, help="folder or URI of the dataset")
     parser.add_argument("--pipeline", help="Hub repository, directory or config; default embedded")
     parser.add_argument("--device", default="auto", choices=["auto", "cuda", "cpu"])
-    parser.add_argument("--num-actors", type=int, help="default: as many as fit")
+    parser.add_argument(
+        "--num-actors", default="auto", help="at most; auto: as many as the cluster holds"
+    )
     parser.add_argument(
         "--max-failures", type=int, default=500, help="of the last 1,000 recordings"
     )

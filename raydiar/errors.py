@@ -83,15 +83,24 @@ class TooManyRedirects(FetchFailed):
 
 
 class DeviceFailed(RaydiarError):
-    """A GPU failed under a server's replica, which is replaced: worth another try."""
+    """What infers failed, a GPU most likely: its process is replaced, and it is tried again."""
 
 
 class DecoderCrashed(RaydiarError):
     """The child process that decodes died on this recording."""
 
 
+class DecoderKilled(RaydiarError):
+    """The child process that decodes was killed from outside, as the kernel does when memory
+    is short: the machine's failure, and worth another try when less runs beside it."""
+
+
 class DecoderStalled(RaydiarError):
     """The child process that decodes did not finish this recording in time."""
+
+
+class ScoresNotFinite(RaydiarError):
+    """The networks gave NaN or infinity for a recording, on a device that works."""
 
 
 class ShardError(RaydiarError):

@@ -22,11 +22,13 @@ from raydiar.errors import (
     AudioNotFound,
     ConfigError,
     DecoderCrashed,
+    DecoderKilled,
     DecoderStalled,
     EmptyAudio,
     RecordingTooLong,
     StorageUnavailable,
 )
+from raydiar.failures import MACHINE, failure_cause
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -136,7 +138,7 @@ def test_crash_costs_one_recording(talk, fifo):
     with IsolatedDecoder() as decoder:
         decoder.probe(talk)
         first = decoder.pid
-        for number in (signal.SIGKILL, signal.SIGSEGV):
+        for number in (signal.SIGABRT, signal.SIGSEGV):
             threading.Timer(0.2, lambda n=number: os.kill(decoder.pid, n)).start()
             with pytest.raises(DecoderCrashed, match=rf"stall\.wav.*{number.name}"):
                 decoder.decode(fifo)
@@ -145,6 +147,41 @@ def test_crash_costs_one_recording(talk, fifo):
         os.kill(decoder.pid, signal.SIGKILL)  # between two recordings: nobody's fault
         os.waitid(os.P_PID, decoder.pid, os.WEXITED | os.WNOWAIT)
         assert len(decoder.decode(talk)) == 20 * RATE
+
+
+def test_a_kill_from_outside_is_not_the_recordings_failure(talk, fifo):
+    with IsolatedDecoder() as decoder:
+        decoder.probe(talk)
+        threading.Timer(0.2, lambda: os.kill(decoder.pid, signal.SIGKILL)).start()
+        with pytest.raises(DecoderKilled, match=r"stall\.wav.*for want of memory") as caught:
+            decoder.decode(fifo)
+        assert failure_cause(caught.value) == MACHINE
+        assert len(decoder.decode(talk)) == 20 * RATE
+
+
+def test_who_was_killed_for_memory_decodes_alone_the_next_time(talk, fifo):
+    """Beside the same others, the kernel would take it again."""
+    with IsolatedDecoder() as killed, IsolatedDecoder(time_limit=3.0) as other:
+        for decoder in (killed, other):
+            decoder.probe(talk)
+        threading.Timer(0.1, lambda: os.kill(killed.pid, signal.SIGKILL)).start()
+        with pytest.raises(DecoderKilled):
+            killed.decode(fifo)
+        ended = []
+
+        def stall():
+            with pytest.raises(DecoderStalled):
+                other.decode(fifo)
+            ended.append(time.monotonic())
+
+        busy = threading.Thread(target=stall)
+        busy.start()
+        time.sleep(0.5)
+        killed.decode(talk)
+        alone = time.monotonic()
+        busy.join()
+        assert ended[0] < alone
+        assert len(killed.decode(talk)) == 20 * RATE
 
 
 def test_stall_is_ended_in_time(talk, fifo):

@@ -212,7 +212,7 @@ diarize_corpus({manifest!r}, {str(output)!r}, num_actors=1)
     before = files(output)
 
     # on a cluster of several nodes: actors find the weights beside the output
-    monkeypatch.setattr("raydiar.corpus.job.placement.spans_nodes", lambda: True)
+    monkeypatch.setattr("raydiar.corpus.job.placement.is_alone", lambda: False)
     summary = diarize_corpus(manifest, str(output))
     # tasks of the killed driver may still have published while this one was starting
     assert summary.num_done_before >= len(begun)
@@ -256,15 +256,26 @@ def test_too_many_failures_stop_the_job(local_ray, sample_wav, tmp_path, small_p
     assert len(seen(output)) == summary.num_recordings == 12
 
 
-def test_a_failure_of_the_machine_stops_the_job_and_is_no_row(
+def test_a_recording_that_is_refused_costs_itself_and_many_the_job(
     local_ray, sample_wav, tmp_path, small_packs
 ):
+    """One geo-blocked URL among millions is an error row; wrong credentials are the operator's."""
+    output = str(tmp_path / "output")
     with serving({}) as server:
-        rows = [*excerpts(sample_wav, 2), {"uri": f"{server.url}/status/403/forbidden.wav"}]
-        manifest = write_manifest(tmp_path / "m.jsonl", rows)
-        with pytest.raises(JobFailed, match=r"storage refused access(.|\n)*run the job again"):
-            diarize_corpus(manifest, str(tmp_path / "output"))
-    assert "error" not in seen(tmp_path / "output").values()
+        refused = [{"uri": f"{server.url}/status/403/{n}.wav", "duration": 5} for n in range(40)]
+        rows = [*excerpts(sample_wav, 2), refused[0], {"uri": f"{server.url}/status/401/a.wav"}]
+        summary = diarize_corpus(write_manifest(tmp_path / "m.jsonl", rows), output)
+        assert (summary.num_ok, summary.errors) == (2, {"StorageDenied": 2})
+        table = dataset.open(output).to_table().to_pylist()
+        assert all(row["error"]["retryable"] for row in table if row["status"] == "error")
+        again = diarize_corpus(str(tmp_path / "m.jsonl"), output, retry_errors="retryable")
+        assert (again.num_processed, again.num_done_before) == (2, 2)
+
+        manifest = write_manifest(tmp_path / "m.jsonl", refused)
+        with pytest.raises(JobFailed, match=r"refused access to all of the first .*--retry-errors"):
+            diarize_corpus(manifest, str(tmp_path / "other"))
+        few = write_manifest(tmp_path / "m.jsonl", refused[:3])
+        assert diarize_corpus(few, str(tmp_path / "few")).errors == {"StorageDenied": 3}
 
 
 def failing_device(failures: int, marks: str):
@@ -296,9 +307,7 @@ def test_a_failing_device_costs_its_process_and_then_the_job(
         assert list(seen(output).values()) == ["ok", "ok"]
         assert len(list(marks.iterdir())) == 2  # each in a process of its own
     else:
-        with pytest.raises(
-            JobFailed, match=r"the device of node .* failed 4 times at one pack"
-        ) as e:
+        with pytest.raises(JobFailed, match=r"the device of node .* failed 4 times at pack") as e:
             diarize_corpus(manifest, str(output))
         assert not seen(output)
         assert e.traceback  # even while a caller holds the exception, as notebooks do:

@@ -23,10 +23,10 @@ from raydiar.corpus.inputs.manifest import RECORDING_FIELDS
 from raydiar.corpus.inputs.shard_record import SHARDS_FILE, ShardLog, ShardRecord
 from raydiar.corpus.inputs.shards import is_shard, read_members
 from raydiar.corpus.job import decoding
-from raydiar.corpus.job.decoding import MOST_ATTEMPTS, Decode, DecodePortion
+from raydiar.corpus.job.attempts import MOST_ATTEMPTS, Coordinator
+from raydiar.corpus.job.decoding import Decode, DecodePortion
 from raydiar.corpus.job.pack import Pack
 from raydiar.corpus.job.run import diarize_corpus
-from raydiar.corpus.job.stages import Coordinator
 from raydiar.errors import ShardError
 from raydiar.naming import is_audio
 from raydiar.storage.folder import Folder

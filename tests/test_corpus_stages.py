@@ -17,7 +17,7 @@ from web_storage import serving
 from raydiar import audio
 from raydiar.corpus.inputs.manifest import RECORDING_FIELDS, read_manifest
 from raydiar.corpus.inputs.plan import TASK_RECORDINGS, TASK_UNKNOWN, write_plan
-from raydiar.corpus.job import prefetch, stages
+from raydiar.corpus.job import attempts, prefetch, stages
 from raydiar.corpus.job.decoding import PACK_RECORDINGS, Decode, DecodePortion, form_packs
 from raydiar.corpus.job.graph import packs_per_write
 from raydiar.corpus.job.joining import Join
@@ -35,6 +35,7 @@ from raydiar.corpus.wire import (
 from raydiar.errors import (
     AudioNotFound,
     ConfigError,
+    DecoderKilled,
     DecoderStalled,
     OutputError,
     StorageDenied,
@@ -87,7 +88,7 @@ def weights():
 
 @pytest.fixture(scope="module")
 def infer(weights, local_ray) -> stages.LocalInferenceStage:
-    coordinator = ray.remote(stages.Coordinator).remote()
+    coordinator = ray.remote(attempts.Coordinator).remote()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages, "_end_with", lambda coordinator: None)  # it is in no actor here
         return stages.LocalInferenceStage(weights, "cpu", 1, coordinator)
@@ -245,7 +246,8 @@ def test_local_speakers_travel_unchanged(infer, sample_wav):
 )
 def test_whose_failure_it_is(error, whose):
     assert failure_cause(error) == whose
-    assert describe(error)["retryable"] == (whose == MOMENT)
+    refused = isinstance(error, StorageDenied)
+    assert describe(error)["retryable"] == (whose == MOMENT or refused)
 
 
 def test_only_the_moments_failures_are_tried_again():
@@ -264,6 +266,12 @@ def test_only_the_moments_failures_are_tried_again():
         retrying(lambda: fails(StorageUnavailable("503"), 9), 3, first_wait=0.01)
     assert len(calls) == 3
     assert describe(caught.value)["attempt"] == 3
+    calls.clear()
+    assert retrying(lambda: fails(DecoderKilled("x"), 2), 5, first_wait=0.01) == "done"
+    calls.clear()
+    with pytest.raises(DecoderKilled):  # no row: the machine's failure, after all
+        retrying(lambda: fails(DecoderKilled("x"), 9), 3, first_wait=0.01)
+    assert failure_cause(DecoderKilled("x")) == MACHINE
     calls.clear()
     with pytest.raises(StorageDenied):
         retrying(lambda: fails(StorageDenied("403"), 9), 5, first_wait=0.01)

@@ -221,7 +221,8 @@ def test_a_decoder_that_crashes_or_stalls_costs_one_job(server, talk):
 
     crashes, decoders = job_with_stopped_decoders()
     time.sleep(1.0)  # it is given to its decoder now
-    send(signal.SIGKILL, decoders)
+    send(signal.SIGSEGV, decoders)
+    send(signal.SIGCONT, decoders)
     assert "the process that decodes it died" in server.finished(crashes)["output"]["error"]
 
     stalls, decoders = job_with_stopped_decoders()

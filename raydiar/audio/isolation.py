@@ -8,6 +8,7 @@ bytes must not become a way into the parent.
 """
 
 import builtins
+import fcntl
 import json
 import mmap
 import os
@@ -33,7 +34,7 @@ from raydiar.audio import MAX_DURATION, SAMPLE_RATE, AudioInfo
 from raydiar.audio.arguments import channel_index, hand_over
 from raydiar.audio.decoding import decode_into, read_info
 from raydiar.audio.pcm import PcmBuffer
-from raydiar.errors import DecoderCrashed, DecoderStalled, StorageUnavailable
+from raydiar.errors import DecoderCrashed, DecoderKilled, DecoderStalled, StorageUnavailable
 from raydiar.naming import local_path
 from raydiar.storage import (
     BLOCK_BYTES,
@@ -46,6 +47,7 @@ from raydiar.storage import (
 )
 
 _START_SECONDS = 120.0
+_KILLED = "SIGKILL"  # which we send to a child only after we have given it up
 _PULSE_SECONDS = 1.0
 # Audio seconds per second below which a decode counts as stalled: one busy core does hundreds.
 _SLOWEST = 10.0
@@ -67,6 +69,7 @@ class IsolatedDecoder:
         self.time_limit = time_limit
         self._lock = threading.Lock()
         self._child: _Child | None = None
+        self._was_killed = False
 
     def __enter__(self) -> "IsolatedDecoder":
         return self
@@ -106,6 +109,9 @@ class IsolatedDecoder:
         ------
         DecoderCrashed, DecoderStalled
             If the child died of this recording, or had to be killed.
+        DecoderKilled
+            If something else killed the child: the kernel, when memory is short. The next call
+            decodes alone, of all decoders of this user on this machine.
         StorageUnavailable
             Also if it had to be killed while it waited for remote storage.
         Exception
@@ -140,6 +146,7 @@ class IsolatedDecoder:
                 path = local_path(uri)
                 uri = uri if path is None else os.path.abspath(path)
             stack.enter_context(self._lock)
+            stack.enter_context(_room(alone=self._was_killed, patience=self.time_limit))
             if self._child is not None and self._child.process.poll() is not None:
                 self._discard_child()  # it died while it had nothing to do: nobody's fault
             if self._child is None:
@@ -147,7 +154,9 @@ class IsolatedDecoder:
             try:
                 request = (uri, label, storage_options, excerpt)
                 reply = self._child.exchange(request, descriptors, label, remote, self.time_limit)
-            except BaseException:
+                self._was_killed = False
+            except BaseException as error:
+                self._was_killed = isinstance(error, DecoderKilled)
                 # Dead, killed, or interrupted: what it might still answer belongs to nobody.
                 self._discard_child()
                 raise
@@ -204,8 +213,14 @@ class _Child:
                 reading = reply["pulse"]["reading"]
                 limit = time_limit + reply["pulse"]["num_samples"] / SAMPLE_RATE / _SLOWEST
         except (EOFError, OSError) as error:
+            cause = self._cause_of_death()
+            if cause == _KILLED:
+                raise DecoderKilled(
+                    f"{label}: the process that decodes it was killed, most likely by the kernel "
+                    "for want of memory. Give the machine more, or let fewer processes share it."
+                ) from error
             raise DecoderCrashed(
-                f"{label}: the process that decodes it died ({self._cause_of_death()}). The file "
+                f"{label}: the process that decodes it died ({cause}). The file "
                 "is probably damaged in a way that FFmpeg does not survive: convert it."
             ) from error
         if remote and reading:
@@ -233,8 +248,6 @@ class _Child:
             status = self.process.wait(10)
         except subprocess.TimeoutExpired:
             return "it closed its connection"
-        if status == -signal.SIGKILL:
-            return "SIGKILL: out of memory?"
         return signal.Signals(-status).name if status < 0 else f"exit status {status}"
 
 
@@ -255,6 +268,34 @@ def _rebuilt(error: dict[str, Any]) -> Exception:
     if error["errno"] is not None:
         return kind(error["errno"], error["message"])
     return kind(error["message"])
+
+
+@contextmanager
+def _room(alone: bool, patience: float):
+    """Room to decode on this machine: beside all others, or alone where memory does not do for all.
+
+    Who wants to be alone holds back those who come, and waits at most `patience` seconds for
+    those who are there.
+    """
+    stem = os.path.join(tempfile.gettempdir(), f"raydiar-decoding-{os.getuid()}")
+    with ExitStack() as stack:
+        try:
+            door, room = (stack.enter_context(open(f"{stem}.{n}", "w")) for n in ("door", "room"))
+        except OSError:  # nowhere to write: no reason not to decode
+            yield
+            return
+        fcntl.flock(door, fcntl.LOCK_EX)
+        if not alone:
+            fcntl.flock(room, fcntl.LOCK_SH)
+            fcntl.flock(door, fcntl.LOCK_UN)
+        deadline = time.monotonic() + patience
+        while alone and time.monotonic() < deadline:
+            try:
+                fcntl.flock(room, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.05)
+        yield
 
 
 @contextmanager

@@ -59,10 +59,13 @@ def diarize(
     pipeline: Annotated[
         str | None, typer.Option(help="Hub repository, directory or config; default embedded.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
+    device: Annotated[
+        str,
+        typer.Option(help="auto, cuda or cpu; a cluster is asked for what it does not have yet."),
+    ] = "auto",
     num_actors: Annotated[
-        int | None, typer.Option(help="Inference actors; default: as many as fit.")
-    ] = None,
+        str, typer.Option(help="Inference actors at most; auto: as many as the cluster holds.")
+    ] = "auto",
     max_failures: Annotated[
         int, typer.Option(help="Stop when more of the last 1,000 recordings failed.")
     ] = 500,

@@ -7,7 +7,7 @@ windows themselves, in one copy to the device. Windows and features are cut from
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -46,6 +46,19 @@ class Stretch:
     samples: np.ndarray
     first_window: int
     num_windows: int
+
+
+def cut(stretches: list[Stretch], windows: range) -> list[Stretch]:
+    """The part of consecutive stretches that holds these of all their windows."""
+    parts, start = [], 0
+    for stretch in stretches:
+        first = max(windows.start, start)
+        count = min(windows.stop, start + stretch.num_windows) - first
+        if count > 0:
+            place = stretch.first_window + first - start
+            parts.append(replace(stretch, first_window=place, num_windows=count))
+        start += stretch.num_windows
+    return parts
 
 
 class WindowBatch:

@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from raydiar.errors import ScoresNotFinite
 from raydiar.inference.batches import WindowBatch
+from raydiar.inference.memory import in_parts
 from raydiar.models.pooling import resize_masks
 
 _LENGTH_STEP = 25  # frames: cut-out inputs are rounded down to a multiple of 0.25 s
@@ -75,12 +77,23 @@ class MaskedEmbedder:
             )
         embeddings = []
         for features, part in zip(inputs, chosen.split(self.batch_size), strict=True):
-            pooled = self.model.pool(self.model.frames(features), masks[part])
-            embeddings.append(pooled[active[part]].float())
-        request.embeddings[:] = torch.cat(embeddings).cpu().numpy()
+
+            def embed(rows: range, features=features, part=part) -> torch.Tensor:
+                rows = slice(rows.start, rows.stop)
+                pooled = self.model.pool(self.model.frames(features[rows]), masks[part[rows]])
+                return pooled[active[part[rows]]].float()
+
+            embeddings += in_parts(embed, range(len(part)))
+        request.embeddings[:] = _finite(torch.cat(embeddings).cpu().numpy())
         return request
 
+    def flush_full(self) -> None:
+        """Nothing waits here."""
+
     def flush(self) -> None:
+        """Nothing waits here."""
+
+    def drop(self, requests: list[Request]) -> None:
         """Nothing waits here."""
 
 
@@ -126,9 +139,18 @@ class CutEmbedder:
         self._queue.append((frames[order], lengths[usable], usable, request))
         request.missing = len(usable)
         self._waiting += len(usable)
+        return request
+
+    def flush_full(self) -> None:
+        """Embed what waits if it is as much as may be held back."""
         if self._waiting >= self.queue_size:
             self.flush()
-        return request
+
+    def drop(self, requests: list[Request]) -> None:
+        """Forget inputs of requests that nobody waits for any more."""
+        dropped = {id(request) for request in requests}
+        self._queue = [entry for entry in self._queue if id(entry[3]) not in dropped]
+        self._waiting = sum(len(entry[1]) for entry in self._queue)
 
     def flush(self) -> None:
         """Embed everything that waits."""
@@ -142,12 +164,15 @@ class CutEmbedder:
             count = self._frames_per_pass // length
             for start in range(0, len(group), count):
                 part = group[start : start + count]
-                features = self._gather(part, edges, length)
-                pooled = self.model.pool(self.model.frames(self.model.normalize(features)))
-                embeddings.append(pooled.float())
+
+                def embed(part: np.ndarray, length=length) -> torch.Tensor:
+                    features = self._gather(part, edges, length)
+                    return self.model.pool(self.model.frames(self.model.normalize(features)))
+
+                embeddings += [pooled.float() for pooled in in_parts(embed, part)]
                 order.append(part)
         result = np.empty((len(lengths), self.model.dimension), np.float32)
-        result[np.concatenate(order)] = torch.cat(embeddings).cpu().numpy()
+        result[np.concatenate(order)] = _finite(torch.cat(embeddings).cpu().numpy())
         for (_, _, rows, request), start, stop in zip(
             self._queue, edges[:-1], edges[1:], strict=True
         ):
@@ -177,6 +202,12 @@ def make_embedder(model: nn.Module, batch_size: int, queue_size: int):
 def _rounded(lengths: np.ndarray) -> np.ndarray:
     """Lengths rounded down to a multiple of the step; those below one step stay as they are."""
     return np.where(lengths < _LENGTH_STEP, lengths, lengths - lengths % _LENGTH_STEP)
+
+
+def _finite(embeddings: np.ndarray) -> np.ndarray:
+    if not np.isfinite(embeddings).all():
+        raise ScoresNotFinite("the embedding network gave NaN or infinity")
+    return embeddings
 
 
 def _empty(num_embeddings: int, dimension: int) -> np.ndarray:

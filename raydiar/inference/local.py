@@ -15,9 +15,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from raydiar.inference.batches import Job, Slice, WindowBatch, fill_batches
+from raydiar.errors import ScoresNotFinite
+from raydiar.inference.batches import Job, Slice, Stretch, WindowBatch, cut, fill_batches
 from raydiar.inference.embedder import Request, make_embedder
 from raydiar.inference.forks import check_not_forked, claim_process
+from raydiar.inference.memory import in_parts
 from raydiar.inference.segmenter import Segmenter
 from raydiar.local_speakers import LocalSpeakers, pack_activity
 from raydiar.models.optimize import optimize_for_inference
@@ -144,29 +146,61 @@ class LocalInference:
             Wrong shape or type of samples.
         ForkedProcess
             In a fork of the process that loaded the networks.
+        ScoresNotFinite
+            A network gave NaN or infinity.
+        Exception
+            Of the device. For want of memory only if a single window is too much: batches that
+            do not fit are done in halves.
         """
         check_not_forked()
         pending: deque[Job] = deque()
         waiting: deque[tuple[Request, int]] = deque()
         jobs = (Job(recording, self.grid) for recording in recordings)
-        for started, stretches in fill_batches(jobs, self.grid, self.batch_size):
-            pending.extend(started)
+        try:
+            for started, stretches in fill_batches(jobs, self.grid, self.batch_size):
+                pending.extend(started)
+                with self._numerics():
+                    requests = self._run(stretches)
+                if progress is not None:
+                    progress(sum(stretch.num_windows for stretch in stretches))
+                if embedded is not None:
+                    waiting.extend(requests)
+                    _tell_embedded(waiting, embedded)
+                while pending and self._finished(pending[0]):
+                    yield self._result(pending.popleft())
             with self._numerics():
-                request = self._run(stretches)
-            num_windows = sum(stretch.num_windows for stretch in stretches)
-            if progress is not None:
-                progress(num_windows)
+                self._embedder.flush()
             if embedded is not None:
-                waiting.append((request, num_windows))
                 _tell_embedded(waiting, embedded)
-            while pending and self._finished(pending[0]):
+            while pending:
                 yield self._result(pending.popleft())
+        finally:
+            # of a call that failed or was abandoned: what waits would be embedded by the next
+            self._embedder.drop([result[3] for job in pending for result in job.results])
+
+    def probe(self, window: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Scores of one window and the embedding of all of it, as if one person spoke throughout.
+
+        Parameters
+        ----------
+        window : (window_samples,) int16
+
+        Returns
+        -------
+        posteriors : (num_frames, num_speakers) float32
+        embedding : (dimension,) float32
+        """
         with self._numerics():
-            self._embedder.flush()
-        if embedded is not None:
-            _tell_embedded(waiting, embedded)
-        while pending:
-            yield self._result(pending.popleft())
+            [stretch] = next(fill_batches([Job(window, self.grid)], self.grid, 1))[1]
+            batch = WindowBatch([stretch], self.grid, self.device)
+            _, posteriors = self._segmenter(batch.windows())
+            masks = torch.ones(1, 1, self.grid.num_frames, device=self.device)
+            request = self._embedder.submit(batch, masks, masks.any(dim=2))
+            try:
+                self._embedder.flush()
+            finally:
+                self._embedder.drop([request])
+        return posteriors[0].float().cpu().numpy(), request.embeddings[0]
 
     @contextmanager
     def _numerics(self):
@@ -179,9 +213,23 @@ class LocalInference:
                 stack.enter_context(torch.autocast(self.device.type, self.dtype))
             yield
 
-    def _run(self, stretches) -> Request:
+    def _run(self, stretches: list[Stretch]) -> list[tuple[Request, int]]:
+        """Segment windows, and ask for their embeddings; gives what was asked for, and of how many.
+
+        In parts, each with a request of its own, where memory does not suffice for all.
+        """
+        windows = range(sum(stretch.num_windows for stretch in stretches))
+        requests = in_parts(
+            lambda part: (self._run_batch(cut(stretches, part)), len(part)), windows
+        )
+        self._embedder.flush_full()
+        return requests
+
+    def _run_batch(self, stretches: list[Stretch]) -> Request:
         batch = WindowBatch(stretches, self.grid, self.device)
         active, posteriors = self._segmenter(batch.windows())
+        if not posteriors.isfinite().all():  # the decisions would look like silence
+            raise ScoresNotFinite("the segmentation network gave NaN or infinity")
         masks = speaker_masks(active, self._exclude_overlap, self._min_num_frames)
         speaks = active.any(dim=1)
         request = self._embedder.submit(batch, masks, speaks)

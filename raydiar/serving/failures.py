@@ -16,6 +16,7 @@ __all__ = ["MACHINE", "MOMENT", "RECORDING", "cause_of", "is_lost_replica", "mes
 _OF_MOMENT = (
     errors.StorageUnavailable,
     errors.DatabaseUnavailable,
+    errors.DecoderKilled,
     errors.DeviceFailed,
     RayError,
     RayServeException,

@@ -17,7 +17,7 @@ from ray import serve
 
 from raydiar.corpus.job.placement import num_cores
 from raydiar.errors import DeviceFailed
-from raydiar.failures import is_device_error
+from raydiar.failures import is_device_error, is_out_of_memory
 from raydiar.local_speakers import LocalSpeakers
 from raydiar.pipelines.config import LocalPipeline, PipelineConfig
 from raydiar.serving.batching import Batching
@@ -84,6 +84,7 @@ class SliceInference:
     def __init__(self, pipeline: LocalPipeline | PipelineConfig, device: str, num_threads: int):
         import torch
 
+        from raydiar.inference.health import HealthCheck
         from raydiar.pipelines.speaker_diarization import local_inference
 
         if device == "cpu":
@@ -91,6 +92,7 @@ class SliceInference:
         if isinstance(pipeline, PipelineConfig):
             pipeline = pipeline.localize()
         self._inference = local_inference(pipeline, device)
+        self._health = HealthCheck(self._inference)
         self.grid = self._inference.grid
 
     def __call__(self, slices: list[PcmSlice]) -> list[LocalSpeakers | Exception]:
@@ -104,8 +106,10 @@ class SliceInference:
         try:
             return self._run(slices)
         except Exception as error:
-            if is_device_error(error):
+            if is_device_error(error) or is_out_of_memory(error):
                 raise
+            if (wrong := self._health.failure()) is not None:
+                raise DeviceFailed(f"{error} (a known window fails as well: {wrong})") from error
             if len(slices) == 1:
                 return [error]
             return [result for one in slices for result in self([one])]
@@ -169,7 +173,7 @@ class LocalInferenceDeployment:
         try:
             return await loop.run_in_executor(self._thread, self._inference, slices)
         except Exception as error:
-            if not is_device_error(error):
+            if not (is_device_error(error) or is_out_of_memory(error)):
                 raise
             logger.error("the device failed, this replica ends: %s", error)
             # after a CUDA error every call of the process may fail

@@ -68,7 +68,8 @@ def place_inference(settings: ServeSettings) -> InferencePlacement:
     placement = place(settings.device)
     if placement.device == "cuda":
         least, most = _replicas(settings, 1)
-        share = min(1.0, placement.max_actors / most)
+        # where GPUs may still come, no replica need share one
+        share = 1.0 if placement.max_actors is None else min(1.0, placement.max_actors / most)
         # GPUs are whole, or whole parts of one
         share = share if share == 1.0 else 1.0 / math.ceil(1.0 / share)
         slice_seconds = settings.slice_seconds or _GPU_SLICE_SECONDS

@@ -22,7 +22,7 @@ from raydiar.corpus.output import dataset
 from raydiar.corpus.output.row_index import update_index
 from raydiar.corpus.watch.progress import RunSummary
 from raydiar.corpus.watch.record import write_record
-from raydiar.errors import JobFailed, OutputError, RaydiarError
+from raydiar.errors import ConfigError, JobFailed, OutputError, RaydiarError
 from raydiar.pipelines.config import LocalPipeline
 from raydiar.storage.folder import TEMPORARY, Folder, usable
 from raydiar.storage.lock import OutputLock, check_lock
@@ -30,6 +30,30 @@ from raydiar.storage.lock import OutputLock, check_lock
 
 def folder_of(uri: str) -> Folder:
     return Folder(uri if "://" in uri else os.path.abspath(uri))
+
+
+def check_paths(**paths: str | None) -> None:
+    """Refuse relative paths where they would mean Ray's copy of a submitted folder.
+
+    Parameters
+    ----------
+    paths : str or None
+        By the names that the command line gives them.
+
+    Raises
+    ------
+    ConfigError
+    """
+    if "_ray_pkg_" not in os.getcwd():
+        return
+    for name, path in paths.items():
+        if path is not None and "://" not in path and not os.path.isabs(path):
+            raise ConfigError(
+                f"--{name.replace('_', '-')} {path}: a job that was submitted with --working-dir "
+                "runs in Ray's own copy of that folder, which is deleted some time after and is "
+                "another one on every node. Give a URI (s3://…), or an absolute path that all "
+                "nodes share."
+            )
 
 
 def new_run() -> str:

@@ -27,7 +27,7 @@ from raydiar.corpus.job.pack import Outcome, Pack
 from raydiar.corpus.job.portions import pack_number
 from raydiar.corpus.job.prefetch import NamedBytes, prefetched
 from raydiar.errors import ShardError, StorageUnavailable
-from raydiar.failures import MACHINE, describe, failure_cause, retrying
+from raydiar.failures import recordings_error, retrying
 from raydiar.naming import is_audio
 from raydiar.storage import Source, display_name
 
@@ -37,8 +37,6 @@ PART_SECONDS = 3600.0  # about
 PACK_RECORDINGS = 256
 # Of the next part, which a part holds so that its last windows are whole; windows are of 10 s.
 PART_OVERLAP = 60 * SAMPLE_RATE
-
-MOST_ATTEMPTS = 4  # at one pack, each of which ended its process, before the job stops
 
 
 @cache
@@ -81,9 +79,7 @@ class Decode:
         try:
             samples, warnings = retrying(lambda: self._decode(recording, source), self.attempts)
         except Exception as raised:
-            if failure_cause(raised) == MACHINE:
-                raise
-            return Outcome(recording, describe(raised))
+            return Outcome(recording, recordings_error(raised))
         return Outcome(recording, None, warnings, samples)
 
     def _decode(self, recording: dict, source: Source) -> tuple[np.ndarray, list[str]]:
@@ -151,21 +147,23 @@ class DecodePortion:
         """
         import ray
 
+        from raydiar.corpus.job.attempts import Attempts
+
         members = _Members(shard, ray.get(self.done), self.decode)
-        key = ("shard", number)
-        attempt = ray.get(self.coordinator.begin.remote(key))
+        attempts, key = Attempts(self.coordinator), ("shard", number)
+        refusal = attempts.begin(key, f"reading {display_name(shard['uri'])}")
         outcomes, before = members.decoded(), 0
-        if attempt > MOST_ATTEMPTS:
-            outcomes, before = members.failed(attempt), ray.get(self.coordinator.given.remote(key))
+        if refusal:
+            outcomes, before = members.refused(refusal), attempts.given(key)
         groups = chain([([], None)] * before, form_packs(outcomes, self.decode))
         place = -1
         for place, (group, part) in enumerate(groups):
-            ray.get(self.coordinator.give.remote(key))
+            attempts.give(key)
             # the parts of a recording become one row, with the pack that they are joined in
             yield group, part, _told(shard, place, len(group))
         told = {"last": True, "num_done": members.num_done, "whole": members.whole}
         yield [], None, _told(shard, place + 1) | told
-        self.coordinator.end.remote(key)
+        attempts.end(key)
 
 
 def _told(shard: dict, place: int, num_rows: int = 0) -> dict:
@@ -246,23 +244,16 @@ class _Members:
                 for recording in self._recordings(name, source):
                     yield self._decode(recording, source)
         except Exception as error:
-            if failure_cause(error) == MACHINE:
-                raise
             yield self._failure(error)
         else:
             self.whole = True
 
-    def failed(self, attempt: int) -> Iterator[Outcome]:
+    def refused(self, reason: str) -> Iterator[Outcome]:
         """One row for a shard that ends every process that reads it."""
-        yield self._failure(
-            ShardError(
-                f"{display_name(self._shard['uri'])}: {attempt - 1} processes died of reading it, "
-                "for want of memory or with their nodes."
-            )
-        )
+        yield self._failure(ShardError(reason))
 
     def _failure(self, error: Exception) -> Outcome:
-        return Outcome(self._shard, describe(error) | {"retryable": True})
+        return Outcome(self._shard, recordings_error(error) | {"retryable": True})
 
     def _is_wanted(self, name: str) -> bool:
         # how many channels there are to split shows only in the member
@@ -285,8 +276,7 @@ class _Members:
             found = decoder(self._decode.time_limit).probe(source)
             channels = [str(n) for n in range(found.num_channels)]
         except Exception as error:
-            if failure_cause(error) == MACHINE:
-                raise
+            recordings_error(error)  # raises what the machine caused
             channels = ["split"]  # stays one recording, for decoding to say what is wrong
         for channel in channels:
             recording_id = self._id(name, channel)

@@ -17,15 +17,17 @@ import numpy as np
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydiar.audio import SAMPLE_RATE
 from raydiar.corpus.inputs.plan import Plan
+from raydiar.corpus.job.attempts import Coordinator
 from raydiar.corpus.job.decoding import Decode, DecodePortion
 from raydiar.corpus.job.joining import Join
 from raydiar.corpus.job.keeping import Keep, ReadKept, ReadRows
 from raydiar.corpus.job.placement import Placement
 from raydiar.corpus.job.portions import ReadPlan, portion_load
-from raydiar.corpus.job.stages import Coordinator, LocalInferenceStage, Resolve, Write
+from raydiar.corpus.job.stages import LocalInferenceStage, Resolve, Write
 from raydiar.corpus.job.waiting import CHEAP_CPUS, bound_waiting
 from raydiar.errors import JobFailed, RaydiarError
 from raydiar.storage.folder import Folder
@@ -33,6 +35,7 @@ from raydiar.storage.folder import Folder
 MAX_FILES = 10_000  # of one run; a write leaves up to two
 _AFTER = 2 * CHEAP_CPUS  # what joins, keeps and resolves is fused
 _READERS = 2  # tasks that read the plan, each of which gives hundreds of portions a second
+_SLOTS_TO_COME = 256  # on a cluster that grows, where nobody knows
 _ROW = {"batch_size": 1, "batch_format": "pyarrow"}
 _PACK = {**_ROW, "udf_modifying_row_count": False}
 
@@ -59,6 +62,9 @@ def coordinator() -> Iterator:
     failed job, as notebooks do, keeps frames of Ray Data that hold handles, and with them the GPUs.
     """
     lasting = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+    # beside the driver, with whose node the job ends in any case
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    lasting["scheduling_strategy"] = here
     # every inference actor waits in one call for the end
     actor = ray.remote(Coordinator).options(max_concurrency=100_000, **lasting).remote()
     try:
@@ -92,6 +98,7 @@ def job_graph(
     """
     on_gpu = placement.device == "cuda"
     actors = ActorPoolStrategy(
+        # what has no node yet waits for one, and makes an autoscaler bring it
         min_size=max(1, min(placement.num_actors, plan.most_packs)),
         max_size=placement.max_actors,
         # the next pack is fetched while the networks run
@@ -101,9 +108,7 @@ def job_graph(
         # instead of spinning, and an LSTM takes five times as long.
         enable_true_multi_threading=not on_gpu,
     )
-    # GPUs wait for decoding, so every CPU should have work; on CPUs decoding waits for the networks
-    num_slots = _num_cpus() if on_gpu else placement.max_actors
-    load = portion_load(plan.load, num_slots)
+    load = portion_load(plan.load, _num_slots(placement))
     done = ray.put(done) if plan.num_shards else None
     if on_gpu:  # which many of are fed by one driver: fewer, larger packs
         decode = replace(decode, pack_seconds=2 * decode.pack_seconds)
@@ -184,8 +189,14 @@ def _decode_memory(plan: Plan, decode: Decode, placement: Placement) -> float | 
     return min(pcm, min(node.get("memory", 0.0) for node in nodes) / 2) or None
 
 
-def _num_cpus() -> int:
-    return max(1, int(ray.cluster_resources().get("CPU", 0)))
+def _num_slots(placement: Placement) -> int:
+    """Places where decoding may go on at a time, of nodes that may still come as well."""
+    num_cpus = max(1, int(ray.cluster_resources().get("CPU", 0)))
+    if placement.device == "cpu":  # decoding waits for the networks
+        return placement.max_actors or max(num_cpus, _SLOTS_TO_COME)
+    # GPUs wait for decoding, so every CPU should have work
+    more = placement.max_actors is None or placement.max_actors > placement.num_actors
+    return max(num_cpus, _SLOTS_TO_COME) if more else num_cpus
 
 
 def receipts_of(graph: Dataset) -> Iterator[dict]:

@@ -1,4 +1,9 @@
-"""Where a job runs: how Ray is reached, which device is taken, how many actors fit.
+"""Where a job runs: how Ray is reached, which device is taken, how many actors there may be.
+
+A cluster may hold no node yet, or others tomorrow, and nothing tells what an autoscaler could
+start. So a job takes what is there, and asks for the rest by wanting it: a pool of actors goes from
+what fits now, one at least, to what was asked for, and actors without a node make the autoscaler
+bring one.
 
 On a CPU every actor counts as many CPUs as torch has threads in it: two torch processes of two
 threads on two cores run 5 to 20 times slower than one. One CPU of a node is always left to
@@ -12,12 +17,13 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
 
+from raydiar.corpus.job.growth import first_gpus, is_growing
 from raydiar.devices import parse_device
 from raydiar.errors import ConfigError
 
@@ -34,8 +40,9 @@ class Placement:
     device : str
         "cuda" or "cpu"
     num_actors : int
-    max_actors : int
-        What the autoscaler may grow the pool to.
+        What there is room for now, at least one.
+    max_actors : int or None
+        What the pool may grow to; None: as far as the cluster does.
     num_threads : int
         Of torch, and CPUs, per actor.
     reason : str
@@ -46,7 +53,7 @@ class Placement:
 
     device: str
     num_actors: int
-    max_actors: int
+    max_actors: int | None
     num_threads: int
     reason: str
     memory: float | None = None
@@ -54,6 +61,10 @@ class Placement:
     def __str__(self) -> str:
         per_actor = "1 GPU" if self.device == "cuda" else f"{self.num_threads} threads"
         actors = f"{self.num_actors} actors" if self.num_actors > 1 else "1 actor"
+        if self.max_actors is None:
+            actors += ", or as many as the cluster comes to hold,"
+        elif self.max_actors > self.num_actors:
+            actors += f", up to {self.max_actors}"
         return f"device: {self.device} ({self.reason}); {actors} of {per_actor}"
 
 
@@ -83,39 +94,82 @@ def num_cores() -> int:
 
 
 def spans_nodes() -> bool:
-    """Whether the cluster has, or may grow to, more than one node."""
-    return len(_nodes()) > 1 or _autoscaled("CPU") > sum(n.get("CPU", 0) for n in _nodes())
+    """Whether work may run on other nodes than this process's, now or later."""
+    if len(_nodes()) > 1 or is_growing():
+        return True
+    return not sum(node.get("CPU", 0) for node in _nodes())  # then others must come
 
 
-def place(device: str = "auto", num_actors: int | None = None) -> Placement:
+def place(
+    device: str = "auto",
+    num_actors: int | str | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Placement:
     """Choose the device and the number of inference actors for the cluster.
 
     Parameters
     ----------
     device : str
-        "cuda", "cpu", or "auto": CUDA if any node, or node type of the autoscaler, has a GPU.
-    num_actors : int, optional
-        By default as many as fit.
+        "cuda", which is asked of the cluster if it has none yet, "cpu", or "auto": CUDA if a node
+        has a GPU. Where no node runs yet, "auto" asks for a GPU and sees whether one comes.
+    num_actors : int or "auto", optional
+        What the pool may grow to; by default as far as the cluster does.
+    say : callable, optional
+        Told what is waited for.
 
     Raises
     ------
     ConfigError
-        If there is no such device.
+        If there is no such device, or no such room, on a machine that is all there will be.
     """
     device = parse_device(device, of_cluster=True)
-    if num_actors is not None and num_actors < 1:
-        raise ConfigError(f"num_actors must be at least 1, not {num_actors}")
-    gpus = int(sum(node.get("GPU", 0) for node in _nodes()))
-    max_gpus = max(gpus, int(_autoscaled("GPU")))
-    if device == "cuda" and not max_gpus:
+    most = actors_asked_for(num_actors)
+    alone, nodes = is_alone(), _nodes()
+    gpus = int(sum(node.get("GPU", 0) for node in nodes))
+    if device == "cuda" and not gpus and alone:
         raise ConfigError("no node of the Ray cluster has a GPU: use --device cpu, or auto")
-    if max_gpus and device != "cpu":
-        reason = f"{gpus} GPUs in the cluster" + (f", up to {max_gpus}" if max_gpus > gpus else "")
-        return Placement("cuda", num_actors or max(gpus, 1), num_actors or max_gpus, 1, reason)
-    nodes = _nodes()
-    size, threads = fit_actors([int(node.get("CPU", 0)) for node in nodes], num_actors)
     reason = "as asked for" if device == "cpu" else "no GPU in the cluster"
-    return Placement("cpu", size, size, threads, reason, _memory(nodes, size, threads))
+    if device == "auto" and not gpus and not alone:
+        if sum(node.get("CPU", 0) for node in nodes):
+            reason += "; --device cuda would ask for one"
+        else:
+            say("no node runs yet: asking the cluster for a GPU (--device cpu would not)")
+            gpus, reason = first_gpus()
+            nodes = _nodes()
+    if device == "cuda" or (gpus and device != "cpu"):
+        now = min(max(gpus, 1), most or gpus or 1)
+        reason = f"{gpus} GPUs in the cluster" if gpus else "asking for GPUs that are not there yet"
+        return Placement("cuda", now, (most or gpus) if alone else most, 1, reason)
+    cpus = [int(node.get("CPU", 0)) for node in nodes]
+    if alone:
+        size, threads = fit_actors(cpus, most)
+        return Placement("cpu", size, size, threads, reason)
+    try:
+        size, threads = fit_actors(cpus)
+        if most is not None:
+            size, threads = fit_actors(cpus, min(most, size))
+    except ConfigError:
+        # no node that fits one: of nodes to come it is only known that they have a CPU
+        return Placement("cpu", 1, most, 1, f"{reason}; waiting for nodes")
+    return Placement("cpu", size, most, threads, reason, _memory(nodes, size, threads))
+
+
+def actors_asked_for(num_actors: int | str | None) -> int | None:
+    """A number of actors; None for "auto".
+
+    Raises
+    ------
+    ConfigError
+    """
+    if num_actors in (None, "auto"):
+        return None
+    try:
+        number = int(num_actors)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise ConfigError(f"num_actors must be at least 1, or auto, not {num_actors}")
+    return number
 
 
 def fit_actors(
@@ -159,6 +213,8 @@ def _memory(nodes: list[dict[str, float]], size: int, threads: int) -> float | N
     """
     fitting = [_fitting(node.get("CPU", 0), threads) for node in nodes]
     holding = [(node.get("memory", 0.0), k) for node, k in zip(nodes, fitting, strict=True) if k]
+    if not all(free for free, _ in holding):
+        return None
     memory = 1.01 * max(free / (k + 1) for free, k in holding)
     enough = sum(min(k, int(free // memory)) for free, k in holding) >= size
     return memory if len(nodes) > 1 and enough else None
@@ -168,7 +224,7 @@ def _nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _autoscaled(resource: str) -> float:
-    """What the autoscaler may grow the cluster to, of one resource; 0 without one."""
-    limits = ray._private.state.state.get_max_resources_from_cluster_config() or {}
-    return limits.get(resource, 0)
+def is_alone() -> bool:
+    """Whether this process started its Ray itself: the machine is then all there will be."""
+    node = ray._private.worker.global_worker.node
+    return node is not None and node.head and len(_nodes()) == 1

@@ -23,6 +23,7 @@ from raydiar.corpus.inputs.shard_record import ShardLog, ShardRecord
 from raydiar.corpus.inputs.sources import write_manifest
 from raydiar.corpus.job.bookkeeping import (
     agreed_schema,
+    check_paths,
     finish,
     folder_of,
     locked,
@@ -40,7 +41,7 @@ from raydiar.corpus.watch.record import versions
 from raydiar.corpus.watch.reporting import Reporter, print_line
 from raydiar.devices import parse_device
 from raydiar.errors import ConfigError, ManifestError
-from raydiar.failures import MACHINE, failure_cause
+from raydiar.failures import recordings_error
 from raydiar.naming import public_uri
 from raydiar.pipelines.config import LocalPipeline, PipelineConfig
 from raydiar.pipelines.config_file import load_config
@@ -57,7 +58,7 @@ def diarize_corpus(
     *,
     source: str | None = None,
     device: str = "auto",
-    num_actors: int | None = None,
+    num_actors: int | str | None = None,
     max_failures: int = 500,
     retry_errors: str | None = None,
     reprocess: bool = False,
@@ -115,6 +116,7 @@ def diarize_corpus(
     if retry_errors not in (None, "retryable", "all"):
         raise ConfigError(f"retry_errors must be retryable or all, not {retry_errors!r}")
     device = parse_device(device, of_cluster=True)
+    check_paths(manifest=manifest, input=source, output=output, keep_local=keep_local)
     folder = folder_of(output)
     listing = f"{folder.uri.rstrip('/')}/{LISTING}"
     told = public_uri(manifest or listing)
@@ -179,6 +181,7 @@ def resolve_corpus(
         Also if there are no LocalSpeakers, or they are of another pipeline.
     ConfigError, WeightsNotFound, CheckpointError, JobFailed
     """
+    check_paths(kept=kept, output=output)
     source, folder = folder_of(kept), folder_of(output)
     told = public_uri(source.uri)
     summary = RunSummary(new_run(), told, public_uri(folder.uri), versions=versions())
@@ -210,8 +213,7 @@ def count_channels(uri: str) -> int | None:
     try:
         return _threads.decoder.probe(uri).num_channels
     except Exception as error:
-        if failure_cause(error) == MACHINE:
-            raise
+        recordings_error(error)  # raises what the machine caused
         return None
 
 
@@ -244,23 +246,25 @@ def _process(
     keep: Keep | None,
     summary: RunSummary,
     device: str,
-    num_actors: int | None,
+    num_actors: int | str | None,
     max_failures: int,
     report: Callable[[str], None],
 ) -> None:
     """Run the graph of `diarize_corpus` and count its receipts."""
     # Ray is not imported where there is nothing to do
+    from raydiar.corpus.job.attempts import Notices
     from raydiar.corpus.job.graph import coordinator, job_graph
-    from raydiar.corpus.job.placement import connected, place, spans_nodes
+    from raydiar.corpus.job.placement import connected, is_alone, place
 
     with connected():
-        placement = place(device, num_actors)
+        placement = place(device, num_actors, report)
         summary.device, summary.placement = placement.device, vars(placement)
         summary.begin_processing()
         report(str(placement))
         weights = job.weights
-        if spans_nodes():
-            # once, by the driver: a thousand nodes must not ask the Hub or the package index
+        if not is_alone():
+            # Other nodes may join at any time, whose disks hold nothing of this one's. Once, by the
+            # driver: a thousand of them must not ask the Hub or the package index.
             weights = weights.mirror(f"{job.output.uri}/{MODELS}").config
         with coordinator() as actor:
             graph = job_graph(
@@ -275,8 +279,8 @@ def _process(
                 keep,
                 job.done,
             )
-            with job.shards:
-                _count(graph, summary, max_failures, job.shards)
+            with job.shards, Notices(actor, summary.notices, report) as notices:
+                _count(graph, summary, max_failures, job.shards, notices.pass_on)
 
 
 def _resolve(job: _Job, read: ReadKept, summary: RunSummary, max_failures: int) -> None:
@@ -291,13 +295,20 @@ def _resolve(job: _Job, read: ReadKept, summary: RunSummary, max_failures: int) 
         _count(graph, summary, max_failures)
 
 
-def _count(graph, summary: RunSummary, max_failures: int, shards: ShardLog | None = None) -> None:
+def _count(
+    graph,
+    summary: RunSummary,
+    max_failures: int,
+    shards: ShardLog | None = None,
+    listen: Callable[[], None] = lambda: None,
+) -> None:
     from raydiar.corpus.job.graph import receipts_of
     from raydiar.corpus.watch.metrics import JobMetrics
 
     limit, metrics = FailureLimit(max_failures), JobMetrics(summary.output)
     with closing(receipts_of(graph)) as receipts:
         for receipt in receipts:
+            listen()
             summary.add(receipt)
             metrics.add(receipt)
             if shards is not None:

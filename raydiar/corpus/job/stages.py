@@ -8,11 +8,8 @@ that only resolve.
 
 from __future__ import annotations
 
-import asyncio
-import os
 import threading
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,11 +20,17 @@ from raydiar.clustering import PLDA, resolve
 from raydiar.clustering.resolve import Clustering
 from raydiar.corpus.inputs.plan import stated_seconds
 from raydiar.corpus.inputs.shard_record import SHARD
-from raydiar.corpus.job.decoding import MOST_ATTEMPTS
 from raydiar.corpus.job.pack import STEPS, Pack
 from raydiar.corpus.output import dataset
-from raydiar.errors import JobFailed
-from raydiar.failures import MACHINE, describe, failure_cause, is_device_error, retrying
+from raydiar.errors import DeviceFailed, JobFailed
+from raydiar.failures import (
+    MACHINE,
+    describe,
+    failure_cause,
+    is_device_error,
+    is_out_of_memory,
+    retrying,
+)
 from raydiar.local_speakers import LocalSpeakers
 from raydiar.storage.folder import Folder
 from raydiar.storage.lock import check_lock
@@ -61,17 +64,25 @@ class LocalInferenceStage:
     def __init__(self, pipeline, device: str, num_threads: int, coordinator):
         import ray
 
-        self._coordinator = coordinator
+        from raydiar.corpus.job.attempts import Attempts
+
         threading.Thread(target=_end_with, args=(coordinator,), daemon=True).start()
+        self._attempts = Attempts(coordinator)
+        self._attempts.check_admitted()
         self._failure: Exception | None = None
         # an actor keeps its id when Ray restarts it
         loading = ("loading", ray.get_runtime_context().get_actor_id())
+        what = "loading the networks"
         try:
-            self._begin(loading, "loading the networks")
-            self._inference = retrying(lambda: _load(pipeline, device, num_threads))
-            self._end(loading)
+            with self._attempts.at(loading, what):
+                loaded = retrying(lambda: _load(pipeline, device, num_threads))
+                self._inference, self._health = loaded
         except Exception as error:
             self._failure = error  # for the first call to raise: Ray buries those of constructors
+            try:
+                self._replace_if_broken(loading, what, error)
+            except JobFailed as refused:
+                self._failure = refused
 
     def __call__(self, table: pa.Table) -> pa.Table:
         begun = time.perf_counter()
@@ -79,7 +90,7 @@ class LocalInferenceStage:
             raise self._failure
         pack = Pack(table)
         key = ("pack", pack.number)
-        attempt = self._begin(key, f"pack {key[1]}")
+        what = f"pack {key[1]}"
         errors = pack.errors()
         decoded = [(n, samples) for n, samples in enumerate(pack.samples()) if samples is not None]
         sources = [samples for _, samples in decoded]
@@ -87,16 +98,16 @@ class LocalInferenceStage:
             sources = [self._slice(*sources, pack.part)]
         found: list[LocalSpeakers | None] = [None] * len(errors)
         try:
-            for (number, _), result in zip(decoded, self._infer(sources), strict=True):
-                if isinstance(result, LocalSpeakers):
-                    found[number] = result
-                else:
-                    errors[number] = describe(result)
+            with self._attempts.at(key, what):
+                results = self._infer(sources)
         except Exception as error:
-            if is_device_error(error):
-                self._leave(error, attempt)
+            self._replace_if_broken(key, what, error)
             raise
-        self._end(key)
+        for (number, _), result in zip(decoded, results, strict=True):
+            if isinstance(result, LocalSpeakers):
+                found[number] = result
+            else:
+                errors[number] = describe(result)
         return pack.with_local_speakers(found, errors, time.perf_counter() - begun).table
 
     def _slice(self, samples: np.ndarray, part: dict):
@@ -110,63 +121,47 @@ class LocalInferenceStage:
         last = min(last, grid.num_windows(part["num_samples"]))
         return Slice(samples, first, last - first, part["start"], part["num_samples"])
 
-    def _infer(self, pcm: list[np.ndarray]) -> Iterable[LocalSpeakers | Exception]:
+    def _infer(self, sources: list) -> list[LocalSpeakers | Exception]:
         """All recordings of a pack together; if that fails each alone, so that one fails alone.
 
         Raises
         ------
         Exception
-            What the machine caused.
+            What the machine caused. Whatever fails is the device's failure, until that has
+            inferred what is known.
         """
         try:
-            return self._run(pcm)
+            return self._run(sources)
         except Exception as error:
             if failure_cause(error) == MACHINE:
                 raise
-            return [self._infer_alone(samples) for samples in pcm]
+            if (wrong := self._health.failure()) is not None:
+                raise DeviceFailed(f"{error} (a known window fails as well: {wrong})") from error
+            if len(sources) == 1:
+                return [error]
+        return [result for source in sources for result in self._infer([source])]
 
-    def _infer_alone(self, samples: np.ndarray) -> LocalSpeakers | Exception:
-        try:
-            [local] = self._run([samples])
-        except Exception as error:
-            if failure_cause(error) == MACHINE:
-                raise
-            return error
-        return local
+    def _run(self, sources: list) -> list[LocalSpeakers]:
+        return list(self._inference(sources))
 
-    def _run(self, pcm: list[np.ndarray]) -> list[LocalSpeakers]:
-        return list(self._inference(pcm))
+    def _replace_if_broken(self, key: tuple, what: str, error: Exception) -> None:
+        """End this process for a new one, somewhere else perhaps, if its device or memory failed.
 
-    def _begin(self, key: tuple, what: str) -> int:
-        import ray
+        After a CUDA error every call of a process may fail, and memory may be less short there.
 
-        attempt = ray.get(self._coordinator.begin.remote(key))
-        if attempt > MOST_ATTEMPTS:
-            raise JobFailed(
-                f"{MOST_ATTEMPTS} processes died of {what}, most likely for want of memory: give "
-                "the nodes more, or let fewer processes share one."
-            )
-        return attempt
-
-    def _end(self, key: tuple) -> None:
-        self._coordinator.end.remote(key)
-
-    def _leave(self, error: Exception, attempt: int) -> None:
-        """End this process, whose CUDA context is lost: Ray starts another and repeats the pack."""
-        import ray
-
-        if attempt < MOST_ATTEMPTS:
-            os._exit(1)
-        raise JobFailed(
-            f"the device of node {ray.util.get_node_ip_address()} failed {attempt} times at one "
-            f"pack, lastly with: {error}. Take the node out, or choose smaller batches if memory "
-            "was short."
-        ) from error
+        Raises
+        ------
+        JobFailed
+            If that has happened too often.
+        """
+        if is_device_error(error) or is_out_of_memory(error):
+            self._attempts.device_failed(key, what, error)
 
 
 def _load(pipeline, device: str, num_threads: int):
     import torch
 
+    from raydiar.inference.health import HealthCheck
     from raydiar.pipelines.config import PipelineConfig
     from raydiar.pipelines.speaker_diarization import local_inference
 
@@ -174,7 +169,8 @@ def _load(pipeline, device: str, num_threads: int):
         torch.set_num_threads(num_threads)
     if isinstance(pipeline, PipelineConfig):
         pipeline = pipeline.localize()
-    return local_inference(pipeline, device)
+    inference = local_inference(pipeline, device)
+    return inference, HealthCheck(inference)
 
 
 def _end_with(coordinator) -> None:
@@ -190,36 +186,6 @@ def _end_with(coordinator) -> None:
             return
         except ray.exceptions.ActorUnavailableError:  # its node was lost: Ray moves it
             time.sleep(1)
-
-
-class Coordinator:
-    """Counts, for the whole job, attempts at what may end the process that makes them.
-
-    Ray repeats such work without end: a pack that no memory suffices for, a device that is broken.
-    """
-
-    def __init__(self):
-        self._counts: dict[tuple, int] = {}
-        self._given: dict[tuple, int] = {}
-
-    async def begin(self, key: tuple) -> int:
-        self._counts[key] = self._counts.get(key, 0) + 1
-        return self._counts[key]
-
-    async def end(self, key: tuple) -> None:
-        self._counts.pop(key, None)
-        self._given.pop(key, None)
-
-    async def give(self, key: tuple) -> None:
-        """Count what a generator is about to give, over all its attempts."""
-        self._given[key] = self._given.get(key, 0) + 1
-
-    async def given(self, key: tuple) -> int:
-        return self._given.get(key, 0)
-
-    async def outlive(self) -> None:
-        """Return never: a caller learns from the exception that this actor was ended."""
-        await asyncio.Event().wait()
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from raydiar.errors import JobFailed
 
 RECENT = 1000  # recordings that the limit on failures looks back on
+FIRST = 20  # recordings that, if storage refuses them all, show that it refuses everything
+_REFUSED = "StorageDenied"
 STEPS = ("decode", "inference", "resolve")
 
 
@@ -54,6 +56,8 @@ class RunSummary:
     device : str
     placement : dict
         See `raydiar.corpus.job.placement.Placement`.
+    notices : list of str
+        What the user should hear of the machines: nodes that are left out.
     versions : dict
         Of raydiar, python, ray and torch.
     state : str
@@ -82,6 +86,7 @@ class RunSummary:
     step_seconds: Counter[str] = field(default_factory=Counter)
     device: str = ""
     placement: dict = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     state: str = "running"
 
@@ -186,6 +191,8 @@ class RunSummary:
 class FailureLimit:
     """Stops a job in which too many of the last 1,000 recordings failed.
 
+    Or in which storage refused access to each of the first 20: that is one URL's failure no more.
+
     Parameters
     ----------
     most : int
@@ -194,6 +201,7 @@ class FailureLimit:
 
     def __init__(self, most: int):
         self.most = most
+        self._only_refused = True  # as far as the job has come
         self._recent: deque[str | None] = deque(maxlen=RECENT)
 
     def add(self, receipt: dict) -> None:
@@ -204,6 +212,13 @@ class FailureLimit:
         """
         self._recent.extend([None] * receipt["ok"] + receipt["errors"])
         failures = Counter(kind for kind in self._recent if kind)
+        self._only_refused &= failures.keys() <= {_REFUSED} and None not in self._recent
+        if self._only_refused and failures[_REFUSED] >= FIRST:
+            raise JobFailed(
+                f"the storage refused access to all of the first {failures[_REFUSED]} recordings. "
+                "Check the credentials of the job's nodes; then do these again with "
+                "--retry-errors."
+            )
         if failures.total() > self.most:
             listed = ", ".join(f"{count} x {kind}" for kind, count in failures.most_common(3))
             raise JobFailed(
