@@ -14,7 +14,7 @@ from pyannote.core import SlidingWindow, SlidingWindowFeature
 
 from raydiar.errors import ConfigError
 from raydiar.inference.aggregation import OverlapAdd
-from raydiar.inference.batches import Stretch, WindowBatch
+from raydiar.inference.batches import Job, Stretch, WindowBatch
 from raydiar.inference.powerset import Powerset
 from raydiar.models import Model
 from raydiar.models.specifications import Resolution
@@ -109,6 +109,7 @@ class FrameScorer:
             Up to the end of the recording.
         """
         grid, device = self.grid, self.model.device
+        job = Job(samples, grid)
         total = grid.num_windows(len(samples))
         batch_size = min(self._batch_size, _CPU_BATCH) if device.type == "cpu" else self._batch_size
         joined = None
@@ -116,7 +117,7 @@ class FrameScorer:
             if progress is not None:
                 progress(first, total)
             count = min(batch_size, total - first)
-            stretch = Stretch(None, samples, first, count)
+            stretch = Stretch(job, samples, first, count)
             with torch.inference_mode():
                 windows = WindowBatch([stretch], grid, device).windows()
                 scores = self._reduce(self._classes(self.model(windows[:, None])))
