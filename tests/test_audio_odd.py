@@ -191,6 +191,17 @@ def test_a_rate_that_no_recording_has_is_a_damaged_header(pcm, rate):
         decode(io.BytesIO(wav(pcm.tobytes(), rate=rate)))
 
 
+def test_a_size_beyond_all_files_is_no_place_to_look_at(tmp_path, signal):
+    whole = bytearray(write(tmp_path / "a.w64", signal, RATE, "pcm_s16le").read_bytes())
+    at = whole.index(b"fmt ") + 16
+    whole[at : at + 8] = b"\xff" * 8
+    with pytest.raises(AudioDecodeError):
+        decoded(whole)
+    mp4 = write(tmp_path / "a.m4a", signal, 44100, "aac").read_bytes()
+    samples, _ = decoded(mp4 + b"\0\0\0\1free" + b"\xff" * 8 + bytes(100))
+    assert len(samples) == pytest.approx(SECONDS * RATE, abs=0.05 * RATE)
+
+
 def test_aiff_written_into_a_pipe(tmp_path, signal, pcm):
     whole = bytearray(write(tmp_path / "a.aiff", signal, RATE, "pcm_s16be").read_bytes())
     for at in (4, whole.index(b"COMM") + 10, whole.index(b"SSND") + 4):

@@ -121,5 +121,7 @@ def _mp4_links(reader: Reader, size: int) -> list[int]:
 
 
 def _at(reader: Reader, place: int, size: int) -> bytes:
+    if place >= 2**62:  # a size out of a damaged header: no file reaches there
+        return b""
     reader.seek(place)
     return reader.read(size)

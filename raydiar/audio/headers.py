@@ -91,6 +91,8 @@ def find_samples(reader: Reader) -> SampleChunk | None:
 
 
 def _at(reader: Reader, place: int, size: int) -> bytes:
+    if place >= 2**62:  # a size out of a damaged header: no file reaches there
+        return b""
     reader.seek(place)
     return reader.read(size)
 
