@@ -12,6 +12,7 @@ from typing import Any
 
 from serving_services import make_services, serving
 
+from raydiar.audio import decode
 from raydiar.diarization import Diarization
 from raydiar.errors import JobCanceled, RaydiarError
 from raydiar.serving.media import media_key
@@ -39,20 +40,25 @@ def _pipeline():
     return Pipeline.from_pretrained()
 
 
+@cache
+def _local_inference():
+    from raydiar.pipelines.config import DEFAULT
+    from raydiar.pipelines.speaker_diarization import local_inference
+
+    _pipeline()  # sets torch's threads
+    return local_inference(DEFAULT.localize())
+
+
 def describe() -> dict[str, str]:
     return _pipeline().describe()
 
 
 def diarize(path: str, request: dict[str, Any]) -> tuple[Diarization, dict[str, Any]]:
     """A recording's diarization, and the output of the job that asked for it."""
-    made = {}
-
-    def hook(step, artifact=None, **_):
-        made[step] = artifact
-
     bounds = {name: request.get(key) for name, key in BOUNDS.items()}
-    diarization = _pipeline()(path, hook=hook, **bounds)
-    confidence = frame_confidence(made["segmentation"])
+    [local] = _local_inference()([decode(path)])
+    diarization = _pipeline().resolve(local, uri=Path(path).stem, **bounds)
+    confidence = frame_confidence(local)
     voiceprints = [describe()[name] for name in ("embedding", "embedding_mode")]
     return diarization, diarize_output(request, diarization, confidence, *voiceprints)
 

@@ -363,7 +363,7 @@ def test_urls_are_taken_from_where_the_operator_allows(tmp_path):
     assert job.media == "https://example.com/a.wav?s=1"
     assert job.webhook == "https://example.com/"
     listed = client.get("/v1/jobs").json()["items"][0]["media"]
-    assert listed == "https://example.com/a.wav?…"  # a list is no place for a signature
+    assert listed == "https://example.com/a.wav"  # a list is no place for a signature
     assert_problem(submit(client, url="s3://bucket/other/a.wav"), 400, "only http")
     hook = submit(client, url="http://10.1.2.3/a.wav", webhook="s3://bucket/calls/hook")
     assert_problem(hook, 400, "webhook")
