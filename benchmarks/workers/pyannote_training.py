@@ -14,15 +14,16 @@ import torch
 from pyannote.audio import Model
 from pyannote.audio.tasks import SpeakerDiarization
 from pyannote.core import Annotation, Segment, Timeline
+from pyannote.database.protocol import SpeakerDiarizationProtocol
 
 folder, steps, batch_size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 
 
-class Conversations:
+class Conversations(SpeakerDiarizationProtocol):
     name = "Conversations"
     scope = "file"
 
-    def train(self):
+    def train_iter(self):
         for path in sorted(folder.glob("*.rttm")):
             annotation = Annotation(uri=path.stem)
             for number, line in enumerate(path.read_text().splitlines()):
@@ -37,12 +38,6 @@ class Conversations:
                 "annotated": Timeline([Segment(0, 60)]),
                 "scope": "file",
             }
-
-    def train_iter(self):
-        yield from self.train()
-
-    def development(self):
-        raise NotImplementedError
 
 
 class Clock(lightning.Callback):
