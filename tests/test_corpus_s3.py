@@ -15,10 +15,11 @@ from test_corpus_shards import write_hugging_face, write_tar
 
 from raydiar.audio import decode
 from raydiar.corpus.inputs.shards import read_members
+from raydiar.corpus.inputs.sources import list_audio, write_manifest
 from raydiar.corpus.job.run import diarize_corpus
 from raydiar.corpus.output import dataset
 from raydiar.errors import JobFailed, ManifestError, OutputError, StorageDenied
-from raydiar.naming import is_audio, list_audio, write_manifest
+from raydiar.naming import is_audio
 from raydiar.storage.folder import Folder
 from raydiar.storage.lock import OutputLock, check_lock, holder_of, living_holder
 
