@@ -3,7 +3,7 @@
 Real Ray nodes, as processes of this machine; real recordings, decoding, clustering and writing.
 Inference sleeps and gives what one real recording gave, so that some hundred recordings take
 minutes on two cores. There must be exactly one row a recording, and none an error; what is
-reported is how many packs were inferred again.
+reported is how many recordings were inferred again.
 
     python benchmarks/nodes.py [--quick] [--json FILE]
 """
@@ -39,7 +39,7 @@ from raydiar.corpus.job import graph, stages
 from raydiar.corpus.job.attempts import Attempts
 from raydiar.corpus.job.run import diarize_corpus
 
-decoding.PACK_SECONDS = 6.0  # a pack a recording
+decoding.PACK_SECONDS = 5.0  # a pack a recording
 manifest, output, marks, local = sys.argv[1:]
 
 class LocalInferenceStage(stages.LocalInferenceStage):
@@ -51,7 +51,8 @@ class LocalInferenceStage(stages.LocalInferenceStage):
 
     def _infer(self, sources):
         time.sleep(0.5)
-        Path(marks, f"{os.getpid()}-{time.time_ns()}").touch()
+        for number in range(len(sources)):
+            Path(marks, f"{os.getpid()}-{time.time_ns()}-{number}").touch()
         return [pickle.loads(Path(local).read_bytes()) for _ in sources]
 
 graph.LocalInferenceStage = LocalInferenceStage
@@ -187,7 +188,7 @@ def main() -> None:
         rows = trial.rows()
         assert len(rows) == len(set(rows)) == number, f"{len(rows)} rows, {len(set(rows))} of them"
         again = trial.num_inferred() - number
-    print(f"  {number} recordings, one row each; {again} packs were inferred again")
+    print(f"  {number} recordings, one row each; {again} were inferred again")
     if arguments.json:
         result = {"benchmark": "nodes", "recordings": number, "inferred_again": again}
         arguments.json.write_text(json.dumps(result | {"events": trial.events}, indent=2))
