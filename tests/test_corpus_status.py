@@ -47,7 +47,7 @@ def job(local_ray, sample_wav, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decoding, "PACK_SECONDS", 5.0)
         patch.setattr("raydiar.corpus.job.run.Reporter", partial(Reporter, every=0.02))
-        diarize_corpus(str(manifest), output, report=report)
+        diarize_corpus(str(manifest), output, report=report, price=2.0)
     return output, asked, lines
 
 
@@ -94,6 +94,32 @@ def test_the_record_says_what_ran_where(job):
     assert record["begun"] < record["updated"]
     assert all(record["step_seconds"][step] > 0 for step in ("decode", "inference", "resolve"))
     assert record["audio_seconds"] == 30.0
+    # how busy what costs money was, and what it cost
+    assert record["hours_per_hour"] == pytest.approx(30.0 / record["processing_seconds"])
+    assert 0 < record["actor_seconds"] <= record["processing_seconds"] + 1
+    assert 0 <= record["wait_share"] < 1
+    assert record["cost"] == pytest.approx(2.0 * record["actor_seconds"] / 3600)
+    assert record["cost_per_hour"] == pytest.approx(record["cost"] / (30 / 3600))
+
+
+def test_a_status_tells_queues_work_and_cost(job):
+    output, asked, _ = job
+    queues = [status.queues for status in asked if status.queues]
+    assert queues
+    for seen in queues:
+        assert {"decode", "inference", "resolve", "write"} <= seen.keys()
+        assert all(depth >= 0 for depth in seen.values())
+    status = read_status(output)
+    assert status.queues == {}  # of a run that is over
+    assert 0 <= status.wait_share < 1
+    assert re.search(
+        r"work +\d\S* actor hours, \d+% of them waiting; cost .* an hour of audio", str(status)
+    )
+    result = CliRunner().invoke(
+        app, ["corpus", "diarize", "--input", output, "--output", output, "--price", "-1"]
+    )
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "price must be 0 or more" in result.stderr
 
 
 def test_prometheus_finds_the_metrics(job):
@@ -109,19 +135,26 @@ def test_prometheus_finds_the_metrics(job):
         f'ray_raydiar_errors_total{{output="{output}",type="AudioNotFound"}}': 2.0,
         f'ray_raydiar_step_seconds_count{{output="{output}",step="inference"}}': 8.0,
     }
+    dashboard = (ROOT / "cluster/grafana-dashboard.json").read_text()
+    shown = set(re.findall(r"ray_raydiar_\w+", dashboard))
+    assert len(json.loads(dashboard)["panels"]) == 9
+    assert len(shown) == 9
     deadline = time.monotonic() + 60  # Ray hands metrics on every ten seconds
     found = {}
-    while time.monotonic() < deadline and not wanted.items() <= found.items():
+    names: set[str] = set()
+    while time.monotonic() < deadline and not (wanted.items() <= found.items() and shown <= names):
         time.sleep(0.5)
         with urllib.request.urlopen(address) as answer:
             found = dict(samples(answer.read().decode()))
+        names = {name.partition("{")[0] for name in found}
     assert wanted.items() <= found.items(), {k: v for k, v in found.items() if "raydiar" in k}
+    assert shown <= names  # what the dashboard asks for is served
 
 
 def samples(text: str):
     """Samples of Prometheus' text format, without the labels that Ray adds."""
     for name, labels, value in re.findall(r"^(ray_raydiar_\w+)\{(.*)\} (\S+)$", text, re.M):
-        ours = re.findall(r'(?:output|status|type|step)="[^"]*"', labels)
+        ours = re.findall(r'(?:output|status|type|step|stage|state)="[^"]*"', labels)
         yield f"{name}{{{','.join(sorted(ours))}}}", float(value)
 
 

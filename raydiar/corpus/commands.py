@@ -82,6 +82,10 @@ def diarize(
     decode_time_limit: Annotated[
         float, typer.Option(help="Seconds after which decoding a recording has stalled.")
     ] = 120.0,
+    price: Annotated[
+        float | None,
+        typer.Option(help="Of one GPU, or CPU actor, an hour: to tell the cost."),
+    ] = None,
     token: Annotated[str | None, typer.Option(help="Hugging Face token for gated weights.")] = None,
 ) -> None:
     """Diarize the recordings of a manifest or folder that OUTPUT has no row of."""
@@ -100,6 +104,7 @@ def diarize(
             reprocess=reprocess,
             keep_local=keep_local,
             decode_time_limit=decode_time_limit,
+            price=price,
             token=token,
         )
     typer.echo(summary)

@@ -27,6 +27,7 @@ from raydiar.corpus.job.joining import Join
 from raydiar.corpus.job.keeping import Keep, ReadKept, ReadRows
 from raydiar.corpus.job.placement import Placement
 from raydiar.corpus.job.portions import ReadPlan, portion_load
+from raydiar.corpus.job.quiet import ByValue
 from raydiar.corpus.job.stages import LocalInferenceStage, Resolve, Write
 from raydiar.corpus.job.waiting import CHEAP_CPUS, bound_waiting
 from raydiar.errors import JobFailed, RaydiarError
@@ -124,7 +125,12 @@ def job_graph(
         )
         inferred = decoded.map_batches(
             LocalInferenceStage,
-            fn_constructor_args=(pipeline, placement.device, placement.num_threads, coordinator),
+            fn_constructor_args=(
+                pipeline,
+                placement.device,
+                placement.num_threads,
+                ByValue(coordinator),
+            ),
             compute=actors,
             num_cpus=placement.num_threads,
             num_gpus=1 if on_gpu else 0,

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import ray
 
 from raydiar.corpus.job.growth import first_gpus, is_growing
+from raydiar.corpus.job.quiet import be_quiet
 from raydiar.devices import parse_device
 from raydiar.errors import ConfigError
 
@@ -71,8 +72,7 @@ class Placement:
 @contextmanager
 def connected() -> Iterator[None]:
     """Use the Ray that is there (in a job, or named by RAY_ADDRESS), or start one for the block."""
-    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is told by JobFailed
+    be_quiet()
     if ray.is_initialized():
         yield
         return

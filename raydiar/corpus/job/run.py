@@ -6,6 +6,7 @@ and one that has nothing left to do never starts Ray.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -64,6 +65,7 @@ def diarize_corpus(
     reprocess: bool = False,
     keep_local: str | None = None,
     decode_time_limit: float = 120.0,
+    price: float | None = None,
     token: str | None = None,
     report: Callable[[str], None] | None = None,
 ) -> RunSummary:
@@ -95,6 +97,9 @@ def diarize_corpus(
         Folder or fsspec URI in which LocalSpeakers are kept, for `resolve_corpus`.
     decode_time_limit : float, s
         A recording whose decoding takes longer, beyond a tenth of its duration, has stalled.
+    price : float, optional
+        What one inference actor (a GPU, or the CPUs of one) costs an hour, in any currency: the
+        cost of an hour of audio is then told with the progress.
     token : str, optional
         Of Hugging Face, for gated weights.
     report : callable, optional
@@ -121,6 +126,9 @@ def diarize_corpus(
     listing = f"{folder.uri.rstrip('/')}/{LISTING}"
     told = public_uri(manifest or listing)
     summary = RunSummary(new_run(), told, public_uri(folder.uri), versions=versions())
+    if price is not None and not 0 <= price < math.inf:
+        raise ConfigError(f"price must be 0 or more an hour, not {price}")
+    summary.price = price
     recordings = None if manifest is None else read_manifest(manifest, count_channels)
     if not isinstance(pipeline, PipelineConfig):
         pipeline = load_config(pipeline, token=token)
@@ -304,9 +312,11 @@ def _count(
 ) -> None:
     from raydiar.corpus.job.graph import receipts_of
     from raydiar.corpus.watch.metrics import JobMetrics
+    from raydiar.corpus.watch.pools import PoolWatch
 
     limit, metrics = FailureLimit(max_failures), JobMetrics(summary.output)
-    with closing(receipts_of(graph)) as receipts:
+    watch = PoolWatch(graph, summary, lambda: metrics.watch(summary))
+    with watch, closing(receipts_of(graph)) as receipts:
         for receipt in receipts:
             listen()
             summary.add(receipt)

@@ -53,6 +53,15 @@ class RunSummary:
         Since the run began, and since the cluster was at hand.
     step_seconds : Counter
         Spent in each step, summed over processes.
+    queues : dict
+        Packs that wait now before each stage.
+    num_actors, num_busy_actors : int
+        Inference actors now, and those of them that have a pack.
+    actor_seconds, waiting_seconds : float
+        Time of all inference actors, and of it that without a pack.
+    price : float or None
+        Of one actor an hour, in any currency: of a GPU or the CPUs that it holds, with their share
+        of the nodes.
     device : str
     placement : dict
         See `raydiar.corpus.job.placement.Placement`.
@@ -84,6 +93,12 @@ class RunSummary:
     wall_seconds: float = 0.0
     processing_seconds: float = 0.0
     step_seconds: Counter[str] = field(default_factory=Counter)
+    queues: dict[str, int] = field(default_factory=dict)
+    num_actors: int = 0
+    num_busy_actors: int = 0
+    actor_seconds: float = 0.0
+    waiting_seconds: float = 0.0
+    price: float | None = None
     device: str = ""
     placement: dict = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
@@ -106,7 +121,9 @@ class RunSummary:
         """All of it as JSON-able values."""
         # copied, since they may grow in another thread while they are written
         copies = {name: dict(getattr(self, name)) for name in ("errors", "step_seconds")}
-        return {f.name: copies.get(f.name, getattr(self, f.name)) for f in fields(self)}
+        values = {f.name: copies.get(f.name, getattr(self, f.name)) for f in fields(self)}
+        told = ("hours_per_hour", "wait_share", "cost", "cost_per_hour")
+        return values | {name: getattr(self, name) for name in told}
 
     def begin_processing(self) -> None:
         self._processing_at = time.monotonic()
@@ -147,6 +164,28 @@ class RunSummary:
         return self.audio_seconds / self.processing_seconds if self.processing_seconds else 0.0
 
     @property
+    def hours_per_hour(self) -> float:
+        """Hours of audio that one hour of the cluster diarizes."""
+        return self.speed
+
+    @property
+    def wait_share(self) -> float | None:
+        """Share of the inference actors' time, hence of the GPUs', in which they had no pack."""
+        return self.waiting_seconds / self.actor_seconds if self.actor_seconds else None
+
+    @property
+    def cost(self) -> float | None:
+        """Of the inference actors so far; None without a price."""
+        return None if self.price is None else self.price * self.actor_seconds / 3600
+
+    @property
+    def cost_per_hour(self) -> float | None:
+        """Of one hour of audio; None without a price, and before anything is done."""
+        if self.cost is None or not self.audio_seconds:
+            return None
+        return self.cost / (self.audio_seconds / 3600)
+
+    @property
     def seconds_left(self) -> float | None:
         """At the rate so far; None before anything is done."""
         if not self.part_done:
@@ -160,6 +199,12 @@ class RunSummary:
     @property
     def num_processed(self) -> int:
         return self.num_ok + self.num_errors
+
+    def saw_actors(self, running: int, busy: int, seconds: float) -> None:
+        """Count how many inference actors there were for so long, and how many had a pack."""
+        self.num_actors, self.num_busy_actors = running, busy
+        self.actor_seconds += running * seconds
+        self.waiting_seconds += (running - busy) * seconds
 
     def add(self, receipt: dict) -> None:
         """Count what a write task published (`stages.RECEIPT`)."""
@@ -183,6 +228,8 @@ class RunSummary:
             f"{self.audio_seconds / 3600:.2f} h of audio in {self.wall_seconds:.0f} s "
             f"({speed:.1f} x real time)"
         )
+        if work := told_work(self):
+            text += f"\n{work}"
         for kind, count in self.errors.most_common():
             text += f"\n  {count} x {kind}"
         return text
@@ -226,6 +273,17 @@ class FailureLimit:
                 "something is wrong with more than single recordings. Their error rows are in the "
                 "output; remove the cause, or allow more with --max-failures."
             )
+
+
+def told_work(summary: RunSummary) -> str:
+    """How busy the inference actors were and what an hour of audio costs; empty before that."""
+    parts = []
+    if summary.wait_share is not None:
+        hours = summary.actor_seconds / 3600
+        parts.append(f"{hours:,.2f} actor hours, {summary.wait_share:.0%} of them waiting")
+    if summary.cost_per_hour is not None:
+        parts.append(f"cost {summary.cost:,.4g}, {summary.cost_per_hour:.3g} an hour of audio")
+    return "; ".join(parts)
 
 
 def _now() -> str:

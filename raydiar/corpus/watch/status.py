@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from raydiar.corpus.hashes import hash_ids
 from raydiar.corpus.output.dataset import Inventory, in_precedence, pipeline_of, read_schema
-from raydiar.corpus.watch.progress import RunSummary
+from raydiar.corpus.watch.progress import RunSummary, told_work
 from raydiar.corpus.watch.record import read_record
 from raydiar.corpus.watch.reporting import duration, hours
 from raydiar.errors import OutputError
@@ -76,6 +76,14 @@ class Status:
         Commonest first.
     fingerprint : str or None
         Of the pipeline that made the output.
+    wait_share : float or None
+        Of the latest run: share of the inference actors' time without a pack.
+    queues : dict
+        Packs that wait before each stage of a run that runs.
+    cost, cost_per_hour : float or None
+        Of the latest run, and of an hour of its audio, if it was told a price.
+    work : str
+        The same in words.
     run, manifest, updated : str or None
         The latest run, and when it last told of itself.
     """
@@ -92,6 +100,11 @@ class Status:
     seconds_left: float | None
     errors: tuple[ErrorKind, ...]
     fingerprint: str | None
+    wait_share: float | None
+    queues: dict[str, int]
+    cost: float | None
+    cost_per_hour: float | None
+    work: str
     run: str | None
     manifest: str | None
     updated: str | None
@@ -122,6 +135,11 @@ class Status:
             f"audio       {hours(self.audio_seconds)}{of_hours} h",
             f"pipeline    {self.fingerprint}",
         ]
+        if self.work:
+            lines.append(f"work        {self.work}")
+        if self.queues:
+            waiting = ", ".join(f"{depth:,} {stage}" for stage, depth in self.queues.items())
+            lines.append(f"queues      packs before {waiting}")
         if self.updated:
             lines.append(f"updated     {self.updated}")
         for kind in self.errors:
@@ -179,6 +197,11 @@ def read_status(output: str) -> Status:
         seconds_left=left,
         errors=counted.errors,
         fingerprint=(pipeline_of(schema) or {}).get("fingerprint"),
+        wait_share=summary.wait_share if summary else None,
+        queues=summary.queues if summary and state == "running" else {},
+        cost=summary.cost if summary else None,
+        cost_per_hour=summary.cost_per_hour if summary else None,
+        work=told_work(summary) if summary else "",
         run=summary.run if summary else holder,
         manifest=summary.manifest if summary else None,
         updated=summary.updated if summary else None,
