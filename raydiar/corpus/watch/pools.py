@@ -21,6 +21,8 @@ _NAMES = {
     "ReadPlan": "reading",
     "DecodePortion": "decode",
     "LocalInferenceStage": "inference",
+    "Join": "joining",
+    "Keep": "keeping",
     "Resolve": "resolve",
     "Write": "write",
 }
