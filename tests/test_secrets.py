@@ -37,6 +37,7 @@ class Signed(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         path, _, query = self.path.partition("?")
         user = f"Basic {base64.b64encode(b'anna:5ec4e7').decode()}"
+        self.server.asked.append(self.path)
         allowed = query in self.server.queries or self.headers.get("Authorization") == user
         body = self.server.objects.get(path) if allowed else b""
         status = 403 if not allowed else 404 if body is None else 200
@@ -65,7 +66,7 @@ def signed(talk):
             "/calls/broken.mp3": b"no sound" * 100,
             "/calls/shard.tar": tar.getvalue(),
         }
-        server.queries = {QUERY}
+        server.queries, server.asked = {QUERY}, []
         server.url = f"http://127.0.0.1:{server.server_address[1]}"
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
@@ -133,6 +134,7 @@ def test_no_output_of_a_job_holds_a_secret(local_ray, signed, tmp_path, capfd):
         (f"{calls}/shard.tar#a.wav", f"{calls}/shard.tar#a.wav", "ok"),
         (f"{calls}/shard.tar#broken.wav", f"{calls}/shard.tar#broken.wav", "error"),
     }
+    assert {path.partition("?")[2] for path in signed.asked} == {QUERY}  # by every reader of a job
     # signed anew, they are the recordings that they were
     again = QUERY.replace("X-Amz-Signature=5ec4e7", "X-Amz-Signature=5ec4e70")
     signed.queries = {again}

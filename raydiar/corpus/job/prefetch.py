@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from raydiar.storage import Source, display_name, is_remote
+from raydiar.storage.streams import as_given
 
 AHEAD = 12  # objects
 SMALL_BYTES = 8 * 2**20  # hence at most 96 MiB in all
@@ -88,8 +89,9 @@ def fetch_small(uri: str, size: int | None = None) -> bytes | None:
     """
     from fsspec.core import url_to_fs
 
-    fs, path = url_to_fs(uri)
-    if uri.startswith(("http://", "https://")):
+    uri, options = as_given(uri)
+    fs, path = url_to_fs(uri, **options)
+    if uri.lower().startswith(("http://", "https://")):
         # as a stream, since a server that ignores ranges would send all of it
         with fs.open(path, "rb", block_size=0) as stream:
             data = _read(stream, SMALL_BYTES + 1)
