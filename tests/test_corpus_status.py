@@ -19,6 +19,7 @@ from raydiar.cli import app
 from raydiar.corpus.job import decoding
 from raydiar.corpus.job.run import diarize_corpus
 from raydiar.corpus.output import dataset
+from raydiar.corpus.watch.pools import stage_of
 from raydiar.corpus.watch.progress import STEPS, RunSummary
 from raydiar.corpus.watch.record import write_record
 from raydiar.corpus.watch.reporting import Reporter, duration, progress_line
@@ -100,6 +101,12 @@ def test_the_record_says_what_ran_where(job):
     assert 0 <= record["wait_share"] < 1
     assert record["cost"] == pytest.approx(2.0 * record["actor_seconds"] / 3600)
     assert record["cost_per_hour"] == pytest.approx(record["cost"] / (30 / 3600))
+
+
+def test_stages_that_ray_runs_as_one_are_named_by_the_last():
+    assert stage_of("MapBatches(LocalInferenceStage)") == "inference"
+    assert stage_of("MapBatches(Join)->MapBatches(Keep)->MapBatches(Resolve)") == "resolve"
+    assert stage_of("Input") is None
 
 
 def test_a_status_tells_queues_work_and_cost(job):

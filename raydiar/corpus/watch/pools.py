@@ -21,8 +21,6 @@ _NAMES = {
     "ReadPlan": "reading",
     "DecodePortion": "decode",
     "LocalInferenceStage": "inference",
-    "Join": "joining",
-    "Keep": "keeping",
     "Resolve": "resolve",
     "Write": "write",
 }
@@ -92,8 +90,6 @@ class PoolWatch:
 
 
 def stage_of(operator: str) -> str | None:
-    """The stage that an operator of Ray Data runs; None where it runs none of ours."""
-    found = _STAGE.search(operator)
-    if found is None or found[1] == "None":
-        return None
-    return _NAMES.get(found[1], found[1])
+    """The stage that an operator of Ray Data runs, of several the last; None if none of ours."""
+    stages = [_NAMES[name] for name in _STAGE.findall(operator) if name in _NAMES]
+    return stages[-1] if stages else None
