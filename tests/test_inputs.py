@@ -15,8 +15,9 @@ from raydiar import audio
 from raydiar.cli import main
 from raydiar.clustering.parameters import speaker_bounds
 from raydiar.devices import parse_device
-from raydiar.errors import AudioNotFound, ConfigError, EmptyAudio
+from raydiar.errors import AudioDecodeError, AudioNotFound, ConfigError, EmptyAudio
 from raydiar.pipelines.inputs import find_inputs
+from raydiar.serving.failures import message
 
 
 def named(arguments, **options) -> dict[str, object]:
@@ -196,3 +197,13 @@ def test_every_door_of_the_command(talk, tmp_path):
         *("stdin", "50%_off-1", "50%_off-2", "Title_[x7]", "caf_xe9"),
     }
     assert all(1.0 <= float(row[1]) < float(row[2]) <= 4.5 for row in rows)
+
+
+def test_advice_names_what_the_interface_has(shared):
+    with pytest.raises(AudioDecodeError) as raised:
+        audio.decode(shared / "audio/odd-files/trunc.mp3")
+    assert "`duration`" in str(raised.value)  # of mappings and manifests, --duration of the command
+    assert len(audio.decode(shared / "audio/odd-files/trunc.mp3", duration=25.0)) == 400_000
+    told = message(raised.value, "media://a")
+    assert "duration" not in told
+    assert told.endswith("Send the file again, or only the part of it that is whole.")

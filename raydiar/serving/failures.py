@@ -23,6 +23,14 @@ _OF_MOMENT = (
 )
 _OF_MACHINE = (errors.StorageDenied, errors.WeightsNotFound, errors.CheckpointError)
 
+# what a client of this interface can do in place of what others can
+_ADVICE = {
+    "Fetch the file again, or use what is there by giving its `duration`.": (
+        "Send the file again, or only the part of it that is whole."
+    ),
+    "Decode it from its start, or convert it.": "Convert it.",
+}
+
 
 def cause_of(error: BaseException) -> BaseException:
     """What another replica raised, without what Ray wraps around it."""
@@ -64,4 +72,6 @@ def message(error: BaseException, media: str, path: str | None = None) -> str:
     if not isinstance(error, errors.RaydiarError):
         return f"the server failed at this recording ({type(error).__name__})"
     text = str(error)
+    for advice, ours in _ADVICE.items():
+        text = text.replace(advice, ours)
     return text.replace(path, url_label(media)) if path else text
