@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from hashlib import blake2b
@@ -279,7 +280,10 @@ class Folder:
             told = self.fs.call_s3("head_object", Bucket=bucket, Key=key, **self.fs.req_kw)
             date = told.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
             with suppress(TypeError, ValueError):
-                return (parsedate_to_datetime(date) - told["LastModified"]).total_seconds()
+                clock = parsedate_to_datetime(date)
+                if clock.tzinfo is None:  # "-0000": universal time too, by RFC 5322
+                    clock = clock.replace(tzinfo=UTC)
+                return (clock - told["LastModified"]).total_seconds()
         return time.time() - self.fs.modified(self.path(name)).timestamp()
 
     def move_in(self, source: str | os.PathLike, name: str) -> None:

@@ -49,7 +49,7 @@ def list_audio(source: str, without: str | None = None) -> Found:
     """
     local = local_path(source)
     fs, path = url_to_fs(source if local is None else local, use_listings_cache=False)
-    is_pattern = re.search(r"[*?[]", path) is not None and not fs.exists(path)
+    is_pattern = _is_pattern(fs, path)
     omitted = None
     if without is not None:
         other, root = url_to_fs(without)
@@ -69,6 +69,19 @@ def list_audio(source: str, without: str | None = None) -> Found:
         if omitted is None or not name.startswith(omitted):
             of_disk = isinstance(fs, LocalFileSystem)
             yield clean_uri(name) if of_disk else fs.unstrip_protocol(name), size
+
+
+def _is_pattern(fs: AbstractFileSystem, path: str) -> bool:
+    """Whether a path is a glob rather than the name of what exists.
+
+    Of an object store that is asked only where brackets alone make a pattern, as in titles: a
+    request would be wasted on every other glob, and a bucket cannot be one.
+    """
+    if re.search(r"[*?[]", path) is None:
+        return False
+    if not isinstance(fs, LocalFileSystem) and re.search(r"[*?]", path):
+        return True
+    return not fs.exists(path)
 
 
 def _below(fs: AbstractFileSystem, path: str) -> Found:
