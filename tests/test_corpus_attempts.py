@@ -110,7 +110,7 @@ def test_what_the_kernel_killed_for_memory_is_counted_here():
 
 
 BROKEN_ON_ONE_NODE = """
-import os
+import os, time
 from pathlib import Path
 import ray
 from raydiar.corpus.job import decoding
@@ -124,6 +124,9 @@ class LocalInferenceStage(stages.LocalInferenceStage):
         if node == {bad!r}:
             Path({marks!r}, str(os.getpid())).touch()
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        deadline = time.monotonic() + 120
+        while len(os.listdir({marks!r})) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)  # or this node might have done all before the other one began
         return super()._run(pcm)
 
 graph.LocalInferenceStage = LocalInferenceStage

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 import ray
 from corpus_files import excerpts, files, seen, write_manifest
-from ray.data import DataContext, TaskPoolStrategy
+from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 from typer.testing import CliRunner
 from web_storage import serving
 
@@ -172,6 +172,23 @@ def test_little_waits_before_a_slow_stage_and_nothing_waits_forever(local_ray, m
         assert sum(1 for _ in rows.iter_batches(batch_size=None, prefetch_batches=0)) == 600
     # some 32 and what runs; more comes in bursts on a busy machine, hundreds without a bound
     assert 1 <= peaks["MapBatches(slow)"] <= 120
+
+
+def test_every_actor_of_a_pool_has_work(local_ray):
+    """Calls of actors took no CPU, passed for cheap, and were two at a time for all actors."""
+
+    class Who:
+        def __call__(self, table):
+            time.sleep(0.3)
+            return pa.table({"process": [os.getpid()]})
+
+    row = {"batch_size": 1, "batch_format": "pyarrow"}
+    with DataContext.current(job_context(Plan("plan", (), 0, 0, np.empty(0, "S16")))):
+        rows = ray.data.from_items([{"n": n} for n in range(24)], override_num_blocks=24)
+        actors = ActorPoolStrategy(size=4)
+        rows = rows.map_batches(Who, num_cpus=0.5, compute=actors, **row)
+        processes = Counter(row["process"] for row in rows.iter_rows())
+    assert len(processes) == 4
 
 
 def test_a_killed_job_goes_on_where_it_stopped(

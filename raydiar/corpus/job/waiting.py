@@ -41,7 +41,9 @@ class BoundedWaiting(BackpressurePolicy):
     """At most a few blocks for every task of the next stage wait before it."""
 
     def can_add_input(self, op) -> bool:
-        if op.incremental_resource_usage().cpu < _CHEAP:
+        # one more call of an actor takes no CPU either, but actors bound their calls themselves
+        on_actors = bool(op.get_autoscaling_actor_pools())
+        if not on_actors and op.incremental_resource_usage().cpu < _CHEAP:
             cpus = self._resource_manager.get_global_limits().cpu
             if op.num_active_tasks() >= max(2, cpus / 4):
                 return False
