@@ -170,8 +170,7 @@ def test_little_waits_before_a_slow_stage_and_nothing_waits_forever(local_ray, m
         rows = rows.map_batches(slow, num_cpus=1, compute=TaskPoolStrategy(size=1), **row)
         rows = rows.map_batches(lambda table: table, num_cpus=waiting.CHEAP_CPUS, **row)
         assert sum(1 for _ in rows.iter_batches(batch_size=None, prefetch_batches=0)) == 600
-    # some 32 and what runs; more comes in bursts on a busy machine, hundreds without a bound
-    assert 1 <= peaks["MapBatches(slow)"] <= 120
+    assert 1 <= peaks["MapBatches(slow)"] <= 60
 
 
 def test_every_actor_of_a_pool_has_work(local_ray):
