@@ -30,6 +30,7 @@ from peer import BENCH
 from ray._private.internal_api import node_stats
 
 from raydiar.corpus.job import graph, stages
+from raydiar.corpus.job.attempts import Attempts
 from raydiar.corpus.job.run import diarize_corpus
 from raydiar.inference.batches import Slice
 from raydiar.local_speakers import LocalSpeakers
@@ -43,7 +44,7 @@ class SleepingInference(stages.LocalInferenceStage):
     """Gives LocalSpeakers of two people who take turns, and notes when it was busy."""
 
     def __init__(self, pipeline, device, num_threads, coordinator):
-        self._coordinator, self._failure = coordinator, None
+        self._attempts, self._failure = Attempts(coordinator), None
         self._inference = SimpleNamespace(grid=WindowGrid())
         threading.Thread(target=stages._end_with, args=(coordinator,), daemon=True).start()
         self._busy = (BENCH / "busy" / f"{os.getpid()}.jsonl").open("a")

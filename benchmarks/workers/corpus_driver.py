@@ -44,7 +44,7 @@ class TinyInference(LocalInferenceStage):
     def __init__(self, *arguments, **options):
         from raydiar.corpus.job import stages
 
-        stages._load = lambda *_: lambda recordings: [said] * len(recordings)
+        stages._load = lambda *_: (lambda recordings: [said] * len(recordings), None)
         super().__init__(*arguments, **options)
 
     def __call__(self, pack):

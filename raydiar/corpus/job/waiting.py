@@ -50,24 +50,13 @@ class BoundedWaiting(BackpressurePolicy):
         return not self._is_full(op)
 
     def max_task_output_bytes_to_read(self, op) -> int | None:
-        if self._is_full(op):
-            return 0
-        if not op.output_dependencies:
-            return None
-        # Without a limit, all that a task has ready is read at once: hundreds of tiny packs.
-        bytes_per_block = op.metrics.average_bytes_per_output or 0
-        return max(1, int(self._places(op) * bytes_per_block))
+        return 0 if self._is_full(op) else None
 
     def _is_full(self, op) -> bool:
-        return bool(op.output_dependencies) and self._places(op) <= 0
-
-    def _places(self, op) -> int:
-        """Blocks that may still come to wait before the stage after this one.
-
-        The last stage has none after it: the driver takes receipts as they come.
-        """
-        [following] = op.output_dependencies
         waiting = self._topology[op].total_enqueued_output_blocks()
+        if not op.output_dependencies:
+            return False  # the driver takes receipts as they come
+        [following] = op.output_dependencies
         waiting += following.internal_input_queue_num_blocks()
         least = self._data_context.get_config(_LEAST_KEY)
-        return max(least, _PER_TASK * following.num_active_tasks()) - waiting
+        return waiting >= max(least, _PER_TASK * following.num_active_tasks())
