@@ -25,6 +25,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             server.at_once += 1
             server.most_at_once = max(server.most_at_once, server.at_once)
         time.sleep(server.delay)
+        server.opened.wait(120)
         try:
             self.answer_now(server, with_body)
         finally:
@@ -68,12 +69,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def serving(objects, ranges=True, dies_after=float("inf")):
     """Serve bytes by path. `/status/503` answers 503, as do paths that `refused` maps to it;
     `begun` counts by path the answers that began at the first byte; every answer takes `delay`
-    seconds, and `most_at_once` were ever asked for together."""
+    seconds and waits while `opened` is cleared, and `most_at_once` were ever asked for together."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.objects, server.ranges, server.dies_after = objects, ranges, dies_after
         server.sent, server.refused, server.begun = 0, {}, Counter()
         server.delay, server.at_once, server.most_at_once = 0.0, 0, 0
-        server.counting = threading.Lock()
+        server.counting, server.opened = threading.Lock(), threading.Event()
+        server.opened.set()
         server.url = f"http://127.0.0.1:{server.server_port}"
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
