@@ -157,11 +157,11 @@ def test_an_empty_dataset_is_exported_as_nothing(tmp_path):
     assert pq.read_table(tmp_path / "turns").num_rows == 0
 
 
-def test_the_ways_to_read_a_dataset_in_the_readme_work_and_agree(output, monkeypatch):
+def test_the_ways_to_read_a_dataset_in_the_docs_work_and_agree(output, monkeypatch):
     next(Path(output).glob("ok-run3-*")).unlink()  # as the end of a job does
     monkeypatch.chdir(Path(output).parent)
-    text = (ROOT / "README.md").read_text()
-    section = text.partition("### Reading it")[2].partition("\n### ")[0]
+    text = (ROOT / "docs/corpus.md").read_text()
+    section = text.partition("## Reading it")[2].partition("\n## ")[0]
     block, _ = re.findall(r"```python\n(.*?)```", section, re.S)
     results = {}
     exec(block, results)
