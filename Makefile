@@ -4,6 +4,7 @@
 #   make demo AUDIO=dir  the same for your own recordings
 #   make test            lint and tests
 #   make bench           benchmarks (long); BENCH=name runs one of benchmarks/
+#   make docs            the pages of docs/, into site/
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test lint bench clean
+.PHONY: install demo test lint bench docs clean
 
 install: $(VENV)/.installed
 
@@ -49,5 +50,8 @@ $(VENV)/.bench: $(VENV)/.installed
 bench: $(VENV)/.bench
 	@$(BIN)/python benchmarks/run.py $(BENCH)
 
+docs: $(VENV)/.test
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --config-file .ci/mkdocs.yml
+
 clean:
-	rm -rf $(VENV) .bench demo-output .pytest_cache .ruff_cache *.egg-info
+	rm -rf site $(VENV) .bench demo-output .pytest_cache .ruff_cache *.egg-info

@@ -15,7 +15,6 @@ import click
 import kubernetes_validate
 import pytest
 import ray
-import typer
 import yaml
 from cluster_files import (
     CLUSTER,
@@ -30,10 +29,9 @@ from cluster_files import (
     ray_cluster_specs,
     split,
 )
+from command_lines import parse_raydiar
 from packaging.requirements import Requirement
 from ray.serve.scripts import cli as serve_cli
-
-from raydiar.cli import app
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 KUBERNETES = "1.34"
@@ -301,18 +299,6 @@ def parse_job(command: list[str]) -> None:
     assert (ROOT / command[1]).is_file()
     parse_raydiar(["raydiar", "corpus", "diarize", *command[2:]])
     assert command[command.index("--manifest") + 1].startswith(("s3://", "gs://"))
-
-
-def parse_raydiar(command: list[str]) -> None:
-    """Parse `raydiar …` with the command line's own parser."""
-    group, arguments = typer.main.get_command(app), command[1:]
-    while hasattr(group, "commands"):
-        assert arguments[0] in group.commands, f"raydiar has no command {arguments[0]}"
-        group = group.commands[arguments.pop(0)]
-    try:
-        group.make_context(group.name, arguments)
-    except Exception as error:  # which class it has depends on typer's version
-        raise AssertionError(f"{' '.join(command)}: {error}") from error
 
 
 def check_command(command: list[str]) -> None:
