@@ -123,7 +123,7 @@ def main() -> None:
     for name, parameters in {
         "default": LinkingParameters(),
         "without the rule of one recording": LinkingParameters(one_recording=False),
-        "probability 0.9": LinkingParameters(probability=0.9),
+        "probability 0.5": LinkingParameters(probability=0.5),
     }.items():
         linked = link(index, calibration, parameters)
         rows = [

@@ -39,6 +39,7 @@ BENCHMARKS = {
     "training": (["training.py"], ["--quick"]),
     "listing": (["listing.py"], ["--rows", "20000"]),
     "linking": (["linking.py"], ["--people", "8", "--conversations", "6"]),
+    "linking_scale": (["linking_scale.py"], ["--voices", "3000"]),
 }
 
 

@@ -16,7 +16,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--index", required=True, help="folder or URI of the index")
     parser.add_argument("--output", required=True, help="folder or URI of the identities")
-    parser.add_argument("--probability", type=float, default=0.5, help="that makes a link")
+    parser.add_argument("--probability", type=float, default=0.9, help="that makes a link")
+    parser.add_argument("--within", help="carried column: link in each of its values first")
     parser.add_argument("--threshold", type=float, help="score that makes a link, instead")
     arguments = parser.parse_args()
     try:
@@ -24,7 +25,9 @@ def main() -> None:
         generation = index.generation
         calibration = default_calibration(generation.embedding, generation.embedding_mode)
         parameters = LinkingParameters(
-            probability=arguments.probability, threshold=arguments.threshold
+            probability=arguments.probability,
+            threshold=arguments.threshold,
+            within=arguments.within,
         )
         link_into(arguments.output, index, calibration, parameters, print)
     except RaydiarError as error:

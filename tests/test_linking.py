@@ -2,12 +2,12 @@
 
 import subprocess
 import sys
-from itertools import combinations
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from large_corpus import make_corpus
 from voiceprint_corpus import CALIBRATION, Voices, conversations, diarized, write_dataset
 
 from raydiar.audio import decode
@@ -20,17 +20,14 @@ from raydiar.errors import (
 from raydiar.evaluation.linking import linking_scores
 from raydiar.simulation import SimulationParameters, Simulator, plan_people, read_structures
 from raydiar.voiceprints import builder, identities
-from raydiar.voiceprints import mutual as module
+from raydiar.voiceprints import neighbors as module
+from raydiar.voiceprints.agglomeration import Apart, Groups, agglomerate
+from raydiar.voiceprints.evidence import Evidence
+from raydiar.voiceprints.hubs import doubled_people, hub_voices
 from raydiar.voiceprints.index import VoiceprintIndex
-from raydiar.voiceprints.linking import LinkingParameters, link, link_into
-from raydiar.voiceprints.mutual import Mutual, mutual_neighbors
-from raydiar.voiceprints.refinement import (
-    Groups,
-    average_linkage,
-    components,
-    cut_large,
-    refine,
-)
+from raydiar.voiceprints.linking import Linker, LinkingParameters, link, link_into
+from raydiar.voiceprints.neighbors import Neighbors, neighbors
+from raydiar.voiceprints.reposts import reposts
 from raydiar.voiceprints.verification import default_calibration
 
 THRESHOLD = LinkingParameters(threshold=0.5)
@@ -70,151 +67,276 @@ def scored(linking, people):
 # -- the graph ---------------------------------------------------------------------------------
 
 
-def expected_pairs(vectors, threshold, k):
+def expected_pairs(vectors, floor, k, others=None):
+    """Pairs of which one is among the k nearest of the other."""
     scores = vectors @ vectors.T
     np.fill_diagonal(scores, -1)
+    if others is not None:
+        scores[:, np.setdiff1d(np.arange(len(vectors)), others)] = -1
     nearest = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    near = [set(row) for row in nearest.tolist()]
     return {
-        (i, j)
-        for i, j in combinations(range(len(vectors)), 2)
-        if scores[i, j] >= threshold and i in near[j] and j in near[i]
+        (min(i, j), max(i, j))
+        for i, row in enumerate(nearest.tolist())
+        for j in row
+        if scores[i, j] >= floor
     }
+
+
+def pairs_of(found: Neighbors) -> list[tuple[int, int]]:
+    return list(zip(found.first.tolist(), found.second.tolist(), strict=True))
 
 
 @pytest.mark.parametrize("k", [3, 50])
 def test_pairs_are_those_of_all_scores(k, monkeypatch):
-    monkeypatch.setattr("raydiar.voiceprints.mutual._ROWS", 64)
+    monkeypatch.setattr(module, "_ROWS", 64)
     vectors, _ = speech(300, 20)
-    found = mutual_neighbors(vectors, 0.45, k)
-    pairs = list(zip(found.first.tolist(), found.second.tolist(), strict=True))
-    assert set(pairs) == expected_pairs(vectors, 0.45, k)
-    assert pairs == sorted(set(pairs))
+    found = neighbors(vectors, 0.45, k)
+    assert set(pairs_of(found)) == expected_pairs(vectors, 0.45, k)
+    assert pairs_of(found) == sorted(set(pairs_of(found)))
     assert found.recall is None
     np.testing.assert_allclose(
         found.scores, (vectors[found.first] * vectors[found.second]).sum(axis=1), atol=1e-5
     )
 
 
+def test_pairs_with_some_are_those_of_their_scores(monkeypatch):
+    monkeypatch.setattr(module, "_ROWS", 64)
+    vectors, _ = speech(300, 20)
+    some = np.arange(0, 300, 7)
+    found = neighbors(vectors, 0.3, 4, among=some)
+    assert set(pairs_of(found)) == expected_pairs(vectors, 0.3, 4, some)
+
+
 def test_lists_find_nearly_all_pairs_and_say_how_many():
     vectors, _ = speech(6000, 1200)
-    everything = mutual_neighbors(vectors, 0.5)
-    keys = set(zip(everything.first.tolist(), everything.second.tolist(), strict=True))
-    few = mutual_neighbors(vectors, 0.5, exact=False, probes=2)
-    many = mutual_neighbors(vectors, 0.5, exact=False, probes=64)
+    everything = neighbors(vectors, 0.5)
+    few = neighbors(vectors, 0.5, exact=False, probes=2)
+    many = neighbors(vectors, 0.5, exact=False, probes=64)
     for found in (few, many):
-        pairs = set(zip(found.first.tolist(), found.second.tolist(), strict=True))
-        assert pairs <= keys
-        assert abs(len(pairs) / len(keys) - found.recall) < 0.05
+        assert set(pairs_of(found)) <= set(pairs_of(everything))
+        assert abs(len(found) / len(everything) - found.recall) < 0.05
     assert few.recall < many.recall
     assert many.recall > 0.98
+    assert neighbors(vectors, 0.5, exact=False, probes=10_000).recall == 1.0
 
 
-def test_memory_of_pairs_is_bounded_where_everybody_resembles_everybody(monkeypatch):
-    monkeypatch.setattr("raydiar.voiceprints.mutual._ROWS", 64)
+def test_one_persons_thousands_of_recordings_give_no_more_pairs_than_k_each(monkeypatch):
+    monkeypatch.setattr(module, "_ROWS", 64)
     vectors = unit(np.random.default_rng(0).standard_normal((400, 8)) + 9)
-    whole = mutual_neighbors(vectors, 0.0, 5)
+    whole = neighbors(vectors, 0.0, 5)
+    assert len(whole) <= 400 * 5
     sizes = []
     nearest = module._nearest
 
-    def watched(kept, fresh, *rest, **of):
+    def watched(kept, fresh, *rest):
         sizes.append(len(kept[0]) + sum(len(keys) for keys, _ in fresh))
-        return nearest(kept, fresh, *rest, **of)
+        return nearest(kept, fresh, *rest)
 
     monkeypatch.setattr(module, "_nearest", watched)
-    monkeypatch.setattr(module, "_FRESH", 5000)
-    again = mutual_neighbors(vectors, 0.0, 5)
-    assert len(sizes) > 5
-    assert max(sizes) < 5000 + 64 * 64 + 2 * 400 * 5
+    monkeypatch.setattr(module, "_FRESH", 500)
+    again = neighbors(vectors, 0.0, 5)
+    assert len(sizes) > 2
+    # what a block passes on is k of each row, and of each column
+    assert sum(sizes[:1]) < 500 + 2 * 400 * 5 + 64 * 2 * 7
     assert np.array_equal(whole.first, again.first)
     assert np.array_equal(whole.second, again.second)
 
 
-# -- people within components ------------------------------------------------------------------
+# -- evidence ----------------------------------------------------------------------------------
 
 
-def chain(num_voices: int, step_degrees: float) -> np.ndarray:
-    angles = np.radians(step_degrees * np.arange(num_voices))
-    return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+def test_more_recordings_make_the_same_resemblance_of_means_say_less_and_theirs_is_higher():
+    evidence = Evidence()
+    one = float(evidence.knowledge(30.0))
+    asked = 15.0
+    single, group = (evidence.cosine_for(asked, one, n * one) for n in (1, 20))
+    both = evidence.cosine_for(asked, 20 * one, 20 * one)
+    assert single < group < both
+    # but a person's mean resembles another recording so much more that less of them is missed
+
+    def margin(first: float, second: float) -> float:
+        r = (first / (1 + first)) * (second / (1 + second))
+        asked_of = evidence.cosine_for(asked, first, second)
+        return (np.sqrt(r) - asked_of) / np.sqrt(evidence.variance_of_one(r))
+
+    assert margin(one, one) + 1 < margin(one, 20 * one) < margin(20 * one, 20 * one)
 
 
-def links_of(vectors, threshold) -> Mutual:
-    return mutual_neighbors(vectors, threshold)
+def test_evidence_never_falls_with_resemblance():
+    evidence = Evidence()
+    cosines = np.linspace(-1, 1, 400)
+    for first in (0.3, 1.5, 30.0):
+        for second in (0.3, 1.5, 30.0):
+            ratios = evidence.log_ratio(cosines, np.float64(first), np.float64(second))
+            assert (np.diff(ratios) >= -1e-9)[cosines[1:] > evidence.offset].all()
+
+
+def test_strangers_are_measured_without_labels():
+    corpus = make_corpus(4000, seed=3)
+    alone = np.unique(corpus.people, return_index=True)[1]
+    rng = np.random.default_rng(0)
+    first, second = rng.choice(alone, (2, 50_000))
+    cosines = np.einsum("pd,pd->p", corpus.vectors[first], corpus.vectors[second])[first != second]
+    known = np.full(len(cosines), float(Evidence().knowledge(30.0)))
+    measured = Evidence(within=0.05, between=0.001).of_strangers(cosines, known, known)
+    both = (known / (1 + known))[0] ** 2
+    found = np.sqrt(measured.variance_of_strangers(both))
+    assert found == pytest.approx(cosines.std(), rel=0.1)
+    assert measured.offset == pytest.approx(cosines.mean(), abs=0.01)
+    assert Evidence.from_json(measured.to_json()) == measured
+    with pytest.raises(ConfigError, match="not the evidence"):
+        Evidence.from_json("{}")
+
+
+# -- people ------------------------------------------------------------------------------------
+
+
+def merged(vectors, wanted=8.0, recordings=None, seconds=None) -> np.ndarray:
+    """People of voices of which all pairs are looked at."""
+    evidence = Evidence()
+    number = len(vectors)
+    seconds = np.full(number, 30.0) if seconds is None else seconds
+    groups = Groups.of(
+        vectors, np.arange(number), evidence.weights(seconds), evidence.knowledge(seconds)
+    )
+    apart = None
+    if recordings is not None:
+        heard = Apart.of(np.asarray(recordings), 8.0)
+        apart = *heard.counted(np.arange(number)), heard.penalty
+    return agglomerate(groups, *np.triu_indices(number, 1), evidence, wanted, apart)
 
 
 def test_a_chain_of_resemblance_is_broken():
-    vectors = chain(20, 8.0)  # neighbours are alike, the ends are at 152 degrees
-    links = links_of(vectors, 0.98)
-    assert components(20, links).max() == 0
-    people = refine(vectors, None, links, 0.98)
+    degrees = np.radians(20.0 * np.arange(20))  # neighbours are alike, further ones are not
+    vectors = np.stack([np.cos(degrees), np.sin(degrees)], axis=1).astype(np.float32)
+    people = merged(vectors)
     for person in np.unique(people):
-        own = vectors[people == person]
-        assert (own @ own.T).mean() >= 0.98
-    assert len(np.unique(people)) > 5
+        assert (vectors[people == person] @ vectors[people == person].T).min() > 0
+    assert people.max() > 2
 
 
-def test_average_linkage_is_that_of_all_distances():
-    from scipy.cluster.hierarchy import fcluster, linkage
-    from scipy.spatial.distance import pdist
-
-    vectors, _ = speech(120, 15)
-    first, second = np.triu_indices(120, 1)
-    voices = Groups.of(vectors, None, np.arange(120))
-    groups = average_linkage(voices, first, second, 0.4)
-    tree = linkage(pdist(vectors, "cosine"), "average")
-    expected = fcluster(tree, 0.6, "distance")
-    assert linking_scores(groups, expected).b_cubed_f == 1.0
-    assert 10 < len(np.unique(groups)) < 60
-
-
-def test_two_speakers_of_one_recording_are_never_one_person():
-    vectors = unit(np.ones((6, 4)) + np.random.default_rng(0).standard_normal((6, 4)) / 50)
-    links = links_of(vectors, 0.9)
-    recordings = np.array([0, 0, 1, 1, 2, 2])
-    people = refine(vectors, recordings, links, 0.9)
-    assert np.bincount(people).tolist() == [3, 3]
-    for person in (0, 1):
-        assert len(set(recordings[people == person])) == 3
-    assert refine(vectors, None, links, 0.9).max() == 0
+def test_what_one_pair_does_not_say_several_recordings_do():
+    corpus = make_corpus(3000, seed=4)
+    sizes = np.bincount(corpus.people)
+    chosen = np.flatnonzero((sizes[corpus.people] >= 8) & ~corpus.noisy & ~corpus.copies)
+    vectors, people = corpus.vectors[chosen], corpus.people[chosen]
+    scores = vectors @ vectors.T
+    same = (people[:, None] == people) & ~np.eye(len(people), dtype=bool)
+    found = merged(vectors, 12.0, seconds=corpus.seconds[chosen])
+    scored = linking_scores(found, people)
+    known = float(Evidence().knowledge(30.0))
+    single = (scores[same] >= Evidence().cosine_for(12.0, known, known)).mean()
+    assert scored.b_cubed_recall > single + 0.1
+    assert scored.pairwise_precision > 0.99
 
 
-@pytest.mark.parametrize("dense", [2, 256])
-def test_large_components_use_their_links_only_and_end_alike(dense, monkeypatch):
-    monkeypatch.setattr("raydiar.voiceprints.refinement._DENSE", dense)
-    vectors, people = speech(200, 10)
-    recordings = np.arange(200) // 2
-    links = links_of(vectors, 0.3)
-    found = refine(vectors, recordings, links, 0.5)
-    assert linking_scores(found, people).b_cubed_precision > 0.95
-    for person in np.unique(found):
-        own = recordings[found == person]
-        assert len(np.unique(own)) == len(own)
+def test_a_speaker_whom_diarization_took_for_two_is_healed_and_others_stay_apart():
+    voices = Voices(2)
+    same, other = (unit(voices.say(np.full(12, n))) for n in (0, 1))
+    recordings = np.arange(12)
+    recordings[11] = 0  # nearly the same voice twice in one recording
+    assert merged(same, recordings=recordings).max() == 0
+    # two who sound alike are two people where they talk to each other every time
+    alike = unit(same + 0.9 * (other - same))
+    both = np.concatenate([same, alike])
+    people = merged(both, recordings=np.tile(np.arange(12), 2))
+    assert people.tolist() == [0] * 12 + [1] * 12
 
 
-def test_a_component_that_is_too_large_loses_its_weakest_links():
-    vectors = chain(32, 2.0)
-    told = []
-    labels, links = cut_large(32, links_of(vectors, 0.9993), 8, told.append)
-    assert np.bincount(labels).max() <= 8
-    assert (labels[links.first] == labels[links.second]).all()
-    assert "32 voices hang together" in told[0]
+def test_who_is_heard_apart_is_counted_by_group():
+    heard = Apart.of(np.array([0, 1, 0, 1, 2, 0, -1, -1]), 1.0)
+    pairs = {frozenset(p) for p in zip(heard.first.tolist(), heard.second.tolist(), strict=True)}
+    assert pairs == {frozenset(p) for p in ((0, 2), (0, 5), (2, 5), (1, 3))}
+    keys, counts = heard.counted(np.array([0, 0, 1, 1, 2, 2, -1, 0]))
+    assert {(k >> 32, k & 0xFFFFFFFF): n for k, n in zip(keys, counts, strict=True)} == {
+        (0, 1): 2,
+        (0, 2): 1,
+        (1, 2): 1,
+    }
 
 
-@pytest.mark.parametrize("one_recording", [False, True])
-def test_people_are_found_across_the_cuts_of_a_large_component(one_recording):
-    vectors, people = speech(300, 12)
-    recordings = None
-    if one_recording:  # everybody once in each
-        recordings = np.array([(people[:n] == people[n]).sum() for n in range(300)])
-    links = links_of(vectors, 0.3)
-    whole = refine(vectors, recordings, links, 0.45)
-    told = []
-    cut = refine(vectors, recordings, links, 0.45, 20, told.append)
-    assert told
-    assert linking_scores(cut, whole).b_cubed_f > 0.97
-    assert linking_scores(cut, people).b_cubed_precision > 0.97
-    for person in np.unique(cut) if one_recording else ():
-        assert len(np.unique(recordings[cut == person])) == (cut == person).sum()
+# -- copies and hubs ---------------------------------------------------------------------------
+
+
+def test_copies_of_a_recording_are_found_by_what_they_hold():
+    voices = Voices(4)
+    first, second = unit(voices.say(np.array([0, 1]))), unit(voices.say(np.array([0, 2])))
+    noise = np.random.default_rng(0).standard_normal((2, 192)).astype(np.float32) * 0.005
+    # a talk, its copy, the same people elsewhere, and a copy of one voice of the talk only
+    vectors = np.concatenate([first, unit(first + noise), second, unit(first[:1] + noise[:1])])
+    recordings = np.array([0, 0, 1, 1, 2, 2, 3])
+    seconds = np.array([20.0, 9.0, 20.2, 9.1, 20.1, 9.0, 20.0])
+    found = reposts(neighbors(vectors, 0.3), recordings, seconds)
+    assert found.tolist() == [2, 3, 2, 3, 4, 5, 6]
+    longer = seconds + np.array([0, 0, 3.0, 3.0, 0, 0, 0])
+    assert reposts(neighbors(vectors, 0.3), recordings, longer).tolist() == list(range(7))
+
+
+def test_a_recording_that_is_there_sixty_times_does_not_split_its_person(tmp_path):
+    voices = Voices(2, spread=1.4)
+    own = voices.say(np.zeros(20, int))
+    recordings = [diarized(f"talk-{n:02d}", own[n : n + 1]) for n in range(20)]
+    rng = np.random.default_rng(1)
+    for n in range(60):
+        again = own[:1] + 0.01 * rng.standard_normal((1, 192))
+        recordings.append(diarized(f"again-{n:02d}", again.astype(np.float32)))
+    linking = link(build(tmp_path, recordings), parameters=THRESHOLD)
+    rows = linking.identities.to_pylist()
+    assert len(rows) == 80
+    assert linking.num_identities == 1
+    assert sum(row["copy"] for row in rows) == 60
+
+
+def test_a_voice_that_resembles_many_strangers_is_a_hub_and_a_celebrity_is_not():
+    strangers = unit(np.random.default_rng(0).standard_normal((15, 192)))
+    hub = unit(strangers.sum(axis=0))[None]
+    person = unit(Voices(1).say(np.zeros(15, int)))
+    vectors = np.concatenate([hub, strangers, person])
+    pairs = neighbors(vectors, 0.2)
+    assert np.flatnonzero(hub_voices(vectors, pairs)).tolist() == [0]
+
+
+def test_who_is_always_two_speakers_of_one_recording_is_nobody():
+    recordings = np.repeat(np.arange(12), 2)
+    noise, people = np.zeros(24, int), np.tile([0, 1], 12)
+    assert doubled_people(noise, recordings).tolist() == [True]
+    assert doubled_people(people, recordings).tolist() == [False, False]
+    people[1] = 0  # once
+    assert doubled_people(people, recordings).tolist() == [False, False]
+
+
+# -- how well, by default ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_people_of_a_made_up_corpus_are_found_by_default(seed):
+    corpus = make_corpus(4000, seed)
+    linker = Linker(
+        corpus.vectors,
+        corpus.recordings,
+        corpus.seconds,
+        np.zeros(len(corpus.people), bool),
+        LinkingParameters(),
+    )
+    people = linker.people()
+    scores = linking_scores(people[~corpus.noisy], corpus.people[~corpus.noisy])
+    assert scores.pairwise_precision >= 0.98
+    assert scores.pairwise_recall >= 0.90
+    assert scores.b_cubed_precision >= 0.98
+    assert scores.b_cubed_recall >= 0.90
+    probabilities = linker.probabilities(people)
+    own = linker.originals == np.arange(len(people))
+    alone = np.bincount(people, own)[people] == 1
+    assert np.array_equal(np.isnan(probabilities[~linker.hubs]), alone[~linker.hubs])
+    # found again exactly
+    again = Linker(
+        corpus.vectors,
+        corpus.recordings,
+        corpus.seconds,
+        np.zeros(len(corpus.people), bool),
+        LinkingParameters(),
+    )
+    assert np.array_equal(people, again.people())
 
 
 # -- a corpus ----------------------------------------------------------------------------------
@@ -240,7 +362,9 @@ def test_every_voice_gets_the_identity_of_its_person(corpus, index):
     assert scores.num_true == 25
     row = linking.identities.to_pylist()[0]
     assert row["score"] > 0.5
-    assert row["probability"] is None
+    assert row["probability"] > 0.99
+    assert row["copy"] is False
+    assert row["flag"] is None
 
 
 def test_the_same_is_found_again(index, tmp_path):
@@ -249,9 +373,10 @@ def test_the_same_is_found_again(index, tmp_path):
 
 
 def test_speakers_of_one_recording_have_identities_of_their_own(tmp_path):
-    """Diarization that hears one person as two leaves them apart; without the rule they merge."""
+    """Two who sound alike and always talk to each other; without the rule they merge."""
     voices = Voices(3)
-    recordings = [diarized(f"r{n}", voices.say(np.array([0, 0, 1]))) for n in range(8)]
+    voices.means[1] = voices.means[0] + 0.45 * voices.means[1]
+    recordings = [diarized(f"r{n}", voices.say(np.array([0, 1, 2]))) for n in range(8)]
     index = build(tmp_path, recordings)
     kept = by_voice(link(index, parameters=THRESHOLD))
     for n in range(8):
@@ -291,20 +416,21 @@ def test_enrolled_names_are_those_of_identities(tmp_path):
 
 def test_the_threshold_follows_from_calibration_and_size(index):
     calibration = CALIBRATION
-    few = LinkingParameters().threshold_for(5, calibration)
-    many = LinkingParameters().threshold_for(5000, calibration)
-    huge = LinkingParameters().threshold_for(10**9, calibration)
+    even = LinkingParameters(probability=0.5)
+    few = even.threshold_for(5, calibration)
+    many = even.threshold_for(5000, calibration)
+    huge = even.threshold_for(10**9, calibration)
     assert pytest.approx(calibration.probability(few, 0.5)) == 0.5
     assert pytest.approx(calibration.probability(many, 3 / 4999)) == 0.5
     assert few < many < huge
     # no further than its trials reach
-    assert huge == LinkingParameters().threshold_for(10**7, calibration)
+    assert huge == even.threshold_for(10**7, calibration)
     sure = LinkingParameters(probability=0.99, prior=0.5).threshold_for(5, calibration)
     assert pytest.approx(calibration.probability(sure)) == 0.99
     linking = link(index, calibration)
     assert linking.threshold == LinkingParameters().threshold_for(240, calibration)
-    row = linking.identities.to_pylist()[0]
-    assert row["probability"] == pytest.approx(calibration.probability(row["score"]))
+    for row in linking.identities.to_pylist():
+        assert row["probability"] is None or 0.5 < row["probability"] <= 1
 
 
 def test_what_makes_no_sense_is_refused(index, tmp_path):
@@ -316,6 +442,51 @@ def test_what_makes_no_sense_is_refused(index, tmp_path):
     builder.delete(index.folder.uri, [f"recording-{n:04d}" for n in range(80)])
     with pytest.raises(VoiceprintNotFound, match="holds no voice"):
         link(VoiceprintIndex.open(index.folder.uri), parameters=THRESHOLD)
+
+
+def test_voices_are_linked_within_a_column_first(tmp_path):
+    """What is too little in a large corpus is enough within one channel."""
+    voices = Voices(40, spread=1.6)
+    data = [
+        write_dataset(
+            tmp_path / f"channel-{n}",
+            [diarized(f"r{n}-{k}", voices.say(np.array([n]))) for k in range(3)],
+            language=f"channel-{n}",
+        )
+        for n in range(40)
+    ]
+    uri = str(tmp_path / "index")
+    builder.build(uri, data, columns=["language"])
+    index = VoiceprintIndex.open(uri)
+    calibration = CALIBRATION
+    alone = link(index, calibration)
+    within = link(index, calibration, LinkingParameters(within="language"))
+
+    def right(linking):
+        rows = linking.identities.to_pylist()
+        people = [row["recording_id"].split("-")[0] for row in rows]
+        return linking_scores([row["identity"] for row in rows], people)
+
+    assert right(within).b_cubed_recall > right(alone).b_cubed_recall + 0.05
+    assert right(within).b_cubed_precision > 0.98
+    with pytest.raises(ConfigError, match="no carried column 'show'"):
+        link(index, calibration, LinkingParameters(within="show"))
+
+
+@pytest.mark.parametrize("kind", ["one", "same", "two"])
+def test_corpora_of_next_to_nothing_are_linked(kind, tmp_path):
+    voices = Voices(2)
+    said = voices.say(np.array([0, 1]))
+    recordings = {
+        "one": [diarized("r", said[:1])],
+        "same": [diarized(f"r{n}", said[:1]) for n in range(30)],
+        "two": [diarized("r", said)],
+    }[kind]
+    linking = link(build(tmp_path, recordings), CALIBRATION)
+    assert linking.num_identities == (2 if kind == "two" else 1)
+    assert sum(row["copy"] for row in linking.identities.to_pylist()) == (
+        29 if kind == "same" else 0
+    )
 
 
 # -- identities that last ----------------------------------------------------------------------

@@ -214,17 +214,24 @@ def link(
     index: Index,
     output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Folder of the identities.")],
     probability: Annotated[
-        float, typer.Option(help="Of being one person, from which on two voices are linked.")
-    ] = 0.5,
+        float, typer.Option(help="Of being one person, from which on voices are linked.")
+    ] = 0.9,
     prior: Annotated[
         float | None,
         typer.Option(help="How likely two voices are one person; default by the corpus' size."),
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="Score from which on voices are linked, instead.")
+        float | None,
+        typer.Option(help="Score from which on two voices of long speech are linked, instead."),
+    ] = None,
+    within: Annotated[
+        str | None,
+        typer.Option(
+            help="Carried column (channel, feed, show): link in each of its values first."
+        ),
     ] = None,
     one_recording: Annotated[
-        bool, typer.Option(help="Two speakers of one recording are two people.")
+        bool, typer.Option(help="Two speakers of one recording are hardly ever one person.")
     ] = True,
     exact: Annotated[
         bool | None, typer.Option(help="Compare every pair; default up to 200,000 voices.")
@@ -243,6 +250,7 @@ def link(
         probability=probability,
         prior=prior,
         threshold=threshold,
+        within=within,
         one_recording=one_recording,
         exact=exact,
     )

@@ -26,8 +26,10 @@ IDENTITIES = pa.schema(
         pa.field("seconds", pa.float64(), nullable=False),  # of speech behind the voiceprint
         pa.field("short", pa.bool_(), nullable=False),  # too little speech to found an identity
         pa.field("score", pa.float32()),  # mean cosine with the identity's others; null if alone
-        pa.field("probability", pa.float64()),  # that `score` is one person's, at even odds
+        pa.field("probability", pa.float64()),  # of being the identity's; null if alone
         pa.field("name", pa.string()),  # of the enrolled person
+        pa.field("copy", pa.bool_()),  # the recording is another one again
+        pa.field("flag", pa.string()),  # "hub": no person, and linked with nobody
     ]
 )
 
@@ -154,7 +156,12 @@ def _read(folder: Folder) -> tuple[pa.Table | None, str | None]:
         table = pq.read_table(pa.BufferReader(data))
         _next_identity(table)
         int(table.schema.metadata[_RUN])
-        identities = table.cast(IDENTITIES.with_metadata(table.schema.metadata))
+        for field in IDENTITIES:  # older tables lack what came later
+            if field.nullable and field.name not in table.column_names:
+                table = table.append_column(field, pa.nulls(len(table), field.type))
+        identities = table.select(IDENTITIES.names).cast(
+            IDENTITIES.with_metadata(table.schema.metadata)
+        )
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise VoiceprintIndexError(
             f"{folder.uri}/{FILE} is no table of identities: {error}"

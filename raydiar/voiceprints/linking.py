@@ -1,26 +1,41 @@
 """Corpus-wide speakers: every voice of every recording gets an identity.
 
-A graph of mutual neighbours is cut into components, these into people; voices of too little
-speech then join whom they resemble, or stay alone. How alike two voices must be follows from the
-calibration and from how unlikely it is that two voices of a large corpus are one person.
+Copies of a recording are put aside first, and hubs. What resembles each other is then merged as
+long as evidence says so (see `evidence` and `agglomeration`), and the means of what has merged
+are compared again: with `within` in each channel or feed before the whole corpus. How much
+evidence is asked follows from how unlikely it is that two voices of so many are one person.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from raydiar.errors import ConfigError, VoiceprintNotFound
+from raydiar.voiceprints.agglomeration import Apart, Groups, agglomerate, in_order
+from raydiar.voiceprints.evidence import Evidence
+from raydiar.voiceprints.hubs import doubled_people, hub_voices
 from raydiar.voiceprints.identities import IDENTITIES, number_people, publish, read_identities
 from raydiar.voiceprints.index import VoiceprintIndex
-from raydiar.voiceprints.mutual import PROBES, Mutual, mutual_neighbors
-from raydiar.voiceprints.refinement import Groups, refine
+from raydiar.voiceprints.neighbors import Neighbors, neighbors
+from raydiar.voiceprints.reposts import reposts
 from raydiar.voiceprints.search import voiceprint_of
-from raydiar.voiceprints.verification import Calibration
+from raydiar.voiceprints.verification import Calibration, default_calibration
+
+MIN_IDENTITY_SECONDS = 10.0
+"""Speech of a person, over all recordings, below which voices are not linked."""
+
+_PASSES = 4  # comparisons of means, each after the merging of the last
+_CENTERED = 500  # people from whom on their mean is taken off
+_DRAWN = 100_000  # pairs that strangers are measured from
+_HEARD_APART = 8.0  # nats that speak against it if both were heard in one recording
+_LONG = 30.0  # seconds of long speech
+_SLACK = 0.1  # in cosine, below what links two voices: their means may come closer
 
 
 @dataclass(frozen=True)
@@ -29,36 +44,40 @@ class LinkingParameters:
     Attributes
     ----------
     probability : float
-        Of being one person, from which on two voices are linked.
+        Of being one person, from which on two voices or groups of them are linked.
     prior : float, optional
         How likely two voices of the corpus are one person before they are heard. By default
-        from `recordings_per_person`: among n voices, so many less one of n - 1 are the same;
-        but not less than the smallest false-accept rate that the calibration knows.
+        from `recordings_per_person`: among n voices, so many less one of n - 1 are the same.
     recordings_per_person : float
     threshold : float, optional
-        Cosine from which on two voices are linked, in place of the above.
+        Cosine from which on two single voices of long speech are linked, in place of the above.
+        What groups of them need follows from it.
     neighbors : int
-        Links of a voice at most.
+        Most similar voices of each that are looked at.
     one_recording : bool
-        Two speakers of one recording are two people.
-    max_size : int
-        Voices of a component that are merged at once; larger ones are cut at their weakest
-        links first.
+        Two speakers of one recording are two people, unless evidence is very strong that
+        diarization took one for two.
     exact : bool, optional
         Compare every pair; by default up to 200,000 voices, and on a GPU.
-    probes : int
-        Lists that each voice is compared with where not.
+    probes : int, optional
+        Lists that each voice is compared with where not; by default 3 % of them.
+    within : str, optional
+        Carried column of the index (channel, feed, show): voices are linked within each of its
+        values first, where two are much likelier to be one person.
+    min_seconds : float, s
+        `MIN_IDENTITY_SECONDS`.
     """
 
-    probability: float = 0.5
+    probability: float = 0.9
     prior: float | None = None
     recordings_per_person: float = 4.0
     threshold: float | None = None
-    neighbors: int = 50
+    neighbors: int = 30
     one_recording: bool = True
-    max_size: int = 100_000
     exact: bool | None = None
-    probes: int = PROBES
+    probes: int | None = None
+    within: str | None = None
+    min_seconds: float = MIN_IDENTITY_SECONDS
 
     def __post_init__(self):
         if not 0 < self.probability < 1:
@@ -69,11 +88,24 @@ class LinkingParameters:
             raise ConfigError(f"a threshold is a cosine, got {self.threshold}")
         if not self.recordings_per_person > 1:
             raise ConfigError("recordings_per_person must be more than 1")
-        if self.neighbors < 1 or self.max_size < 2 or self.probes < 1:
-            raise ConfigError("neighbors and probes must be at least 1, max_size at least 2")
+        if self.neighbors < 1 or (self.probes is not None and self.probes < 1):
+            raise ConfigError("neighbors and probes must be at least 1")
+        if not 0 <= self.min_seconds < float("inf"):
+            raise ConfigError(f"min_seconds must be 0 or more, got {self.min_seconds}")
 
-    def threshold_for(self, num_voices: int, calibration: Calibration | None) -> float:
-        """Cosine from which on two of so many voices are linked.
+    def prior_of(self, num_voices: int) -> float:
+        """How likely two of so many voices are one person before they are heard."""
+        if self.prior is not None:
+            return self.prior
+        return min((self.recordings_per_person - 1) / max(num_voices - 1, 1), 0.5)
+
+    def threshold_for(self, num_voices: int, calibration: Calibration | None) -> float | None:
+        """Cosine that links two voices where it is given, or follows from a calibration.
+
+        Returns
+        -------
+        threshold : float or None
+            None for the calibration that is shipped: linking measures its own on the corpus.
 
         Raises
         ------
@@ -86,11 +118,11 @@ class LinkingParameters:
             raise ConfigError(
                 "no calibration is shipped for this embedding: give one, or a threshold"
             )
-        prior = self.prior
-        if prior is None:
-            prior = (self.recordings_per_person - 1) / max(num_voices - 1, 1)
-            prior = min(max(prior, calibration.false_accept_rates[-1]), 0.5)
-        return calibration.score(self.probability, prior)
+        if calibration == default_calibration(calibration.embedding, calibration.embedding_mode):
+            return None
+        # a table of false accepts ends where its trials did
+        prior = max(self.prior_of(num_voices), calibration.false_accept_rates[-1])
+        return calibration.score(self.probability, min(prior, 0.5))
 
 
 @dataclass(frozen=True)
@@ -103,7 +135,11 @@ class Linking:
     next_identity : int
         First number that was never given.
     threshold : float
+        Cosine that links two voices of long speech; groups need others, by `evidence`.
+    evidence : Evidence
+        As measured on the corpus.
     num_links : int
+        Pairs of voices that were looked at.
     recall : float or None
         Of the links that a comparison of every pair finds; None where it was made.
     """
@@ -112,6 +148,7 @@ class Linking:
     changes: pa.Table = field(repr=False)
     next_identity: int
     threshold: float
+    evidence: Evidence
     num_links: int
     recall: float | None
 
@@ -168,13 +205,21 @@ def link(
     Raises
     ------
     ConfigError
-        If there is neither a threshold nor a calibration.
+        If there is neither a threshold nor a calibration, or no such column to link within.
     VoiceprintNotFound
         If the index holds no voice of a recording.
     """
     parameters = parameters or LinkingParameters()
     columns = ["recording_id", "uri", "speaker", "seconds", "short"]
-    voices = index.table(columns, include_short=True)
+    if parameters.within is not None and parameters.within not in index.generation.columns:
+        kept = ", ".join(index.generation.columns) or "none"
+        raise ConfigError(
+            f"{index.folder.uri} has no carried column {parameters.within!r} to link within; it "
+            f"keeps {kept}. Columns are kept when `--column` names them at build."
+        )
+    voices = index.table(
+        [*columns, *([parameters.within] if parameters.within else [])], include_short=True
+    )
     if not len(voices):
         raise VoiceprintNotFound(f"{index.folder.uri} holds no voice of a recording")
     vectors = np.empty((len(voices), index.dimension), np.float32)
@@ -182,80 +227,436 @@ def link(
     for _, block in index.stream(include_short=True):
         vectors[start : start + len(block)] = block
         start += len(block)
-    short = voices["short"].to_numpy()
-    recordings = None
-    if parameters.one_recording:
-        encoded = voices["recording_id"].combine_chunks().dictionary_encode()
-        recordings = encoded.indices.to_numpy().astype(np.int64)
-    threshold = parameters.threshold_for(int((~short).sum()), calibration)
-    report(f"two voices are linked from a score of {threshold:.3f}")
-    links = mutual_neighbors(
+    linker = Linker(
         vectors,
-        threshold,
-        parameters.neighbors,
-        exact=parameters.exact,
-        probes=parameters.probes,
+        codes_of(voices["recording_id"]),
+        voices["seconds"].to_numpy(),
+        voices["short"].to_numpy(),
+        parameters,
+        lambda num_voices: parameters.threshold_for(num_voices, calibration),
+        within=codes_of(voices[parameters.within]) if parameters.within else None,
         report=report,
     )
-    if links.recall is not None:
-        report(f"{links.recall:.1%} of the links were found")
-    founding = ~(short[links.first] | short[links.second])
-    people = refine(
-        vectors, recordings, _where(links, founding), threshold, parameters.max_size, report
-    )
-    people = _join_short(vectors, recordings, links, people, short, threshold)
+    people = linker.people()
+    report(f"two voices of long speech are linked from a score of {linker.threshold:.3f}")
     identities, changes, next_identity = number_people(voices, people, previous)
-    scores = _cohesion(vectors, people)
     table = pa.table(
         [
             pa.array(identities),
             *(voices[name] for name in columns),
-            pa.array(scores, from_pandas=True),
-            _probabilities(scores, calibration),
-            _names(index, vectors, people, threshold),
+            pa.array(cohesion(vectors, people), from_pandas=True),
+            pa.array(linker.probabilities(people), from_pandas=True),
+            _names(index, vectors, people, linker.threshold),
+            pa.array(linker.originals != np.arange(len(people))),
+            pa.array(np.where(linker.hubs, "hub", None), pa.string()),
         ],
         schema=IDENTITIES,
     ).sort_by([("identity", "ascending"), ("recording_id", "ascending"), ("speaker", "ascending")])
-    linking = Linking(table, changes, next_identity, threshold, len(links), links.recall)
+    linking = Linking(
+        table,
+        changes,
+        next_identity,
+        linker.threshold,
+        linker.evidence,
+        linker.num_links,
+        linker.recall,
+    )
     report(f"{len(voices):,} voices are {linking.num_identities:,} people's")
     return linking
 
 
-def _where(links: Mutual, chosen: np.ndarray) -> Mutual:
-    return Mutual(links.first[chosen], links.second[chosen], links.scores[chosen], links.recall)
+def codes_of(column: pa.ChunkedArray) -> np.ndarray:
+    """Numbers 0, 1, … for the values of a column; -1 for null."""
+    encoded = column.combine_chunks().dictionary_encode()
+    return encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
-def _join_short(vectors, recordings, links: Mutual, people, short, threshold) -> np.ndarray:
-    """Let voices of too little speech join a person whom they resemble on average, best first."""
-    mixed = short[links.first] != short[links.second]
-    brief = np.where(short[links.first], links.first, links.second)[mixed]
-    others = np.where(short[links.first], links.second, links.first)[mixed]
-    candidates = np.unique(np.stack([brief, people[others]], axis=1), axis=0)
-    if not len(candidates):
-        return people
-    people = people.copy()
-    touched, place = np.unique(candidates[:, 1], return_inverse=True)
-    members = np.flatnonzero(np.isin(people, touched))
-    slots = np.searchsorted(touched, people[members])
-    own = None if recordings is None else recordings[members]
-    groups = Groups.of(vectors[members], own, slots)
-    means = groups.sums / groups.sizes[:, None]
-    scores = np.einsum("cd,cd->c", means[place], vectors[candidates[:, 0]])
-    settled = set()
-    for number in np.lexsort((candidates[:, 1], candidates[:, 0], -scores)):
-        voice, slot = int(candidates[number, 0]), place[number]
-        if scores[number] < threshold or voice in settled:
-            continue
-        if groups.heard is not None:
-            if recordings[voice] in groups.heard[slot]:
+class Linker:
+    """Links voices, whatever holds them.
+
+    Parameters
+    ----------
+    vectors : (num_voices, dimension) float32
+        Unit vectors.
+    recordings : (num_voices,) int64
+        Number of each voice's recording, 0, 1, ….
+    seconds : (num_voices,) float
+        Of speech behind each.
+    short : (num_voices,) bool
+        Too little speech to found an identity.
+    parameters : LinkingParameters
+    threshold : callable, optional
+        Gives the cosine that links two of so many voices, or None for what evidence and prior
+        ask for; by default what the parameters say.
+    within : (num_voices,) int64, optional
+        Number of each voice's channel, feed or show; -1 for none.
+    report : callable
+
+    Attributes
+    ----------
+    evidence : Evidence
+    originals : (num_voices,) int64
+        See `reposts`.
+    hubs : (num_voices,) bool
+    num_links : int
+    recall : float or None
+    """
+
+    def __init__(
+        self,
+        vectors: np.ndarray,
+        recordings: np.ndarray,
+        seconds: np.ndarray,
+        short: np.ndarray,
+        parameters: LinkingParameters,
+        threshold: Callable[[int], float | None] | None = None,
+        *,
+        within: np.ndarray | None = None,
+        evidence: Evidence | None = None,
+        report: Callable[[str], None] = lambda line: None,
+    ):
+        self._vectors, self._recordings = vectors, recordings
+        self._seconds, self._short = seconds, short
+        self._parameters = parameters
+        self._threshold_of = threshold or (lambda num_voices: parameters.threshold)
+        self._within, self._report = within, report
+        self.evidence = evidence or Evidence()
+        self.originals = np.arange(len(vectors))
+        self.hubs = np.zeros(len(vectors), bool)
+        self.num_links, self.recall = 0, None
+
+    # -- what is asked -------------------------------------------------------------------------
+
+    def _wanted(self, num_voices: int | None = None) -> float:
+        """Nats of evidence that link two of so many voices; of the corpus' by default."""
+        num_voices = self._num_founding if num_voices is None else num_voices
+        given = self._threshold_of(num_voices)
+        if given is not None:
+            known = self.evidence.knowledge(_LONG)
+            return float(self.evidence.log_ratio(given, known, known))
+        prior, probability = self._parameters.prior_of(num_voices), self._parameters.probability
+        return float(np.log(probability / (1 - probability)) - np.log(prior / (1 - prior)))
+
+    @property
+    def threshold(self) -> float:
+        """Cosine that links two voices of long speech."""
+        given = self._threshold_of(self._num_founding)
+        return self._cosine_for(self._wanted()) if given is None else given
+
+    def _cosine_for(self, wanted: float) -> float:
+        known = float(self.evidence.knowledge(_LONG))
+        return self.evidence.cosine_for(wanted, known, known)
+
+    # -- linking -------------------------------------------------------------------------------
+
+    def people(self) -> np.ndarray:
+        """Label of each voice's person, (num_voices,) int64, in order of their first voice."""
+        self._founding = ~self._short
+        self._num_founding = int(self._founding.sum())
+        labels = np.full(len(self._vectors), -1)
+        labels[self._founding] = np.arange(self._founding.sum())
+        self._measure_strangers(labels)
+        found = self._neighbors(self._vectors, np.flatnonzero(self._founding))
+        self.num_links, self.recall = len(found), found.recall
+        if found.recall is not None:
+            self._report(f"{found.recall:.1%} of the neighbours were found")
+        self.originals = reposts(found, self._recordings, self._seconds)
+        copies = self.originals != np.arange(len(labels))
+        if copies.any():
+            self._report(f"{copies.sum():,} voices are of copies of other recordings")
+        self._founding &= ~copies
+        self._num_founding = int(self._founding.sum())
+        self._set_hubs(found)
+        labels = np.full(len(self._vectors), -1)
+        labels[self._founding] = np.arange(self._founding.sum())
+        if self._within is not None:
+            labels = self._merge_within(labels)
+        # copies pass on what they resemble
+        pairs = labels[self.originals[found.first]], labels[self.originals[found.second]]
+        labels = self._merge(labels, *pairs, "the corpus")
+        del found, pairs
+        for _ in range(_PASSES):
+            before = labels.max(initial=-1)
+            labels = self._again(labels)
+            if labels.max(initial=-1) == before:
+                break
+        labels = self._without_doubled(labels)
+        labels = self._without_little(labels)
+        labels = self._join_short(labels)
+        return self._for_all(labels)
+
+    def _neighbors(self, vectors, rows: np.ndarray) -> Neighbors:
+        """Pairs of some rows that may be worth a look, by all rows' numbers."""
+        parameters = self._parameters
+        every = len(rows) == len(vectors)
+        found = neighbors(
+            vectors if every else vectors[rows],
+            self.threshold - _SLACK,
+            parameters.neighbors,
+            exact=parameters.exact,
+            probes=parameters.probes,
+            report=self._report,
+        )
+        if every:
+            return found
+        return Neighbors(rows[found.first], rows[found.second], found.scores, found.recall)
+
+    def _groups(self, labels: np.ndarray) -> Groups:
+        return Groups.of(
+            self._vectors,
+            labels,
+            self.evidence.weights(self._seconds),
+            self.evidence.knowledge(self._seconds),
+        )
+
+    def _apart(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, float] | None:
+        if not self._parameters.one_recording:
+            return None
+        if not hasattr(self, "_heard_apart"):
+            self._heard_apart = Apart.of(self._recordings, _HEARD_APART)
+        return *self._heard_apart.counted(labels), self._heard_apart.penalty
+
+    def _merge(self, labels, first, second, label: str, wanted=None) -> np.ndarray:
+        """New labels after merging what pairs of labels join; -1 stays."""
+        chosen = (first >= 0) & (second >= 0) & (first != second)
+        wanted = self._wanted() if wanted is None else wanted[chosen]
+        merged = agglomerate(
+            self._groups(labels),
+            first[chosen],
+            second[chosen],
+            self.evidence,
+            wanted,
+            self._apart(labels),
+            self._parameters.recordings_per_person - 1,
+            lambda line: self._report(f"{label}: {line}"),
+        )
+        return np.where(labels >= 0, merged[labels], -1)
+
+    def _merge_within(self, labels: np.ndarray) -> np.ndarray:
+        """Merge in each value of the column `within`, where odds are better."""
+        order = np.argsort(self._within, kind="stable")
+        order = order[(self._within[order] >= 0) & self._founding[order]]
+        bounds = np.flatnonzero(np.diff(self._within[order], prepend=-2, append=-2))
+        first, second, wanted = [], [], []
+        for start, stop in pairwise(bounds):
+            rows = order[start:stop]
+            if len(rows) < 2:
                 continue
-            groups.heard[slot].add(recordings[voice])
-        settled.add(voice)
-        people[voice] = touched[slot]
-    return np.unique(people, return_inverse=True)[1]
+            asked = self._wanted(len(rows))
+            floor = self._cosine_for(asked) - _SLACK
+            found = neighbors(
+                self._vectors[rows], floor, self._parameters.neighbors, exact=self._parameters.exact
+            )
+            first.append(rows[found.first])
+            second.append(rows[found.second])
+            wanted.append(np.full(len(found), asked))
+        if not first:
+            return labels
+        first, second = labels[np.concatenate(first)], labels[np.concatenate(second)]
+        merged = self._merge(labels, first, second, "within", np.concatenate(wanted))
+        self._measure_one(merged)
+        return merged
+
+    def _again(self, labels: np.ndarray) -> np.ndarray:
+        """Compare the means of what has merged with everything, and merge again."""
+        self._measure_one(labels)
+        self._center(labels)
+        self._measure_strangers(labels)
+        groups = self._groups(labels)
+        several = np.flatnonzero(groups.sizes > 1)
+        if not len(several):
+            return labels
+        known = groups.knowledge
+        single = float(np.quantile(known, 0.1))
+        large = float(known.max())
+        floor = min(
+            self.evidence.cosine_for(self._wanted(), a, b)
+            for a, b in ((single, 2 * single), (single, large), (large, large))
+        )
+        found = neighbors(
+            groups.means(),
+            floor - 0.02,
+            self._parameters.neighbors,
+            among=several,
+            exact=self._parameters.exact,
+            probes=self._parameters.probes,
+            report=self._report,
+        )
+        return self._merge(labels, found.first, found.second, "means")
+
+    def _for_all(self, labels: np.ndarray) -> np.ndarray:
+        """Copies get their originals' person; who has none is a person alone."""
+        labels = labels[self.originals]
+        alone = labels < 0
+        # copies of a voice that is alone stay with it
+        labels[alone] = labels.max(initial=-1) + 1 + self.originals[alone]
+        return in_order(labels)
+
+    # -- what is measured ----------------------------------------------------------------------
+
+    def _measure_strangers(self, labels: np.ndarray) -> None:
+        groups = self._groups(labels)
+        if len(groups) < 300:
+            return
+        rng = np.random.default_rng(0)
+        first, second = rng.integers(len(groups), size=(2, _DRAWN))
+        several = np.flatnonzero(groups.sizes > 4)
+        if len(several) > 100:  # people known well, who are few
+            chosen = rng.integers(len(several), size=(2, _DRAWN // 2))
+            first = np.concatenate([first, several[chosen[0]]])
+            second = np.concatenate([second, several[chosen[1]]])
+        differ = first != second
+        first, second = first[differ], second[differ]
+        known = groups.knowledge
+        self.evidence = self.evidence.of_strangers(
+            groups.cosines(first, second), known[first], known[second]
+        )
+
+    def _measure_one(self, labels: np.ndarray) -> None:
+        """From voices of people of five recordings or more: few of these are wrong or missing."""
+        sizes = np.bincount(labels[labels >= 0])
+        rows = np.flatnonzero(labels >= 0)
+        rows = rows[sizes[labels[rows]] >= 5]
+        if not len(rows):
+            return
+        rng = np.random.default_rng(0)
+        # each person counts alike, up to five voices
+        rows = rng.permutation(rows)
+        rows = rows[np.argsort(labels[rows], kind="stable")]
+        rank = np.arange(len(rows)) - np.searchsorted(labels[rows], labels[rows])
+        rows = rows[rank < 5]
+        weights = self.evidence.weights(self._seconds)
+        groups = self._groups(labels)
+        own = self._vectors[rows] * weights[rows, None].astype(np.float32)
+        others = groups.sums[labels[rows]] - own
+        cosines = np.einsum("vd,vd->v", self._vectors[rows], others)
+        cosines /= np.linalg.norm(others, axis=1)
+        known = self.evidence.knowledge(self._seconds)
+        counts = (groups.knowledge[labels[rows]] - known[rows]) / known[rows]
+        self.evidence = self.evidence.of_one(cosines, counts, known[rows])
+        self._report(
+            f"one person's recordings have a cosine of {self.evidence.cohesion:.2f} on average"
+        )
+
+    def _center(self, labels: np.ndarray) -> None:
+        """Take off what all people have in common."""
+        means = self._groups(labels).means()
+        if len(means) < _CENTERED or hasattr(self, "_centered"):
+            return
+        self._centered = True
+        vectors = self._vectors - means.mean(axis=0)
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        self._vectors = vectors / np.maximum(lengths, 1e-6)
+
+    # -- who is no person ----------------------------------------------------------------------
+
+    def _set_hubs(self, found: Neighbors) -> None:
+        own = ~(self._short[found.first] | self._short[found.second])
+        own &= (self.originals[found.first] == found.first) & (
+            self.originals[found.second] == found.second
+        )
+        close = found.where(own & (found.scores >= self.threshold))
+        self.hubs |= hub_voices(self._vectors, close)
+        if self.hubs.any():
+            self._report(f"{self.hubs.sum():,} voices resemble many who do not resemble each other")
+        self._founding &= ~self.hubs
+
+    def _without_doubled(self, labels: np.ndarray) -> np.ndarray:
+        if not self._parameters.one_recording:
+            return labels
+        doubled = doubled_people(labels, self._recordings)
+        no_person = (labels >= 0) & doubled[labels]
+        if no_person.any():
+            self._report(
+                f"{doubled.sum():,} groups of {no_person.sum():,} voices are heard as several "
+                "speakers of one recording too often to be people"
+            )
+        self.hubs |= no_person
+        return np.where(no_person, -1, labels)
+
+    def _without_little(self, labels: np.ndarray) -> np.ndarray:
+        """Voices of people of too little speech in all stay alone."""
+        kept = labels >= 0
+        if not kept.any():
+            return labels
+        speech = np.bincount(labels[kept], self._seconds[kept])
+        return np.where(kept & (speech[labels] < self._parameters.min_seconds), -1, labels)
+
+    def _join_short(self, labels: np.ndarray) -> np.ndarray:
+        """Let voices of too little speech join the person they resemble most, best first."""
+        brief = np.flatnonzero(
+            (labels < 0) & ~self.hubs & (self.originals == np.arange(len(labels)))
+        )
+        if not len(brief) or labels.max(initial=-1) < 0:
+            return labels
+        _, labels_in_use = np.unique(labels, return_inverse=True)
+        labels = labels_in_use.ravel() - int((labels < 0).any())
+        groups = self._groups(labels)
+        means = groups.means()
+        known = self.evidence.knowledge(self._seconds[brief])
+        floor = min(
+            self.evidence.cosine_for(self._wanted(), float(known.max()), k)
+            for k in (float(groups.knowledge.min()), float(groups.knowledge.max()))
+        )
+        together = np.concatenate([means, self._vectors[brief]])
+        found = neighbors(
+            together,
+            floor - 0.02,
+            5,
+            among=np.arange(len(means)),
+            exact=self._parameters.exact,
+            probes=self._parameters.probes,
+        )
+        mixed = (found.first < len(means)) & (found.second >= len(means))
+        group, voice = found.first[mixed], found.second[mixed] - len(means)
+        excess = (
+            self.evidence.log_ratio(found.scores[mixed], known[voice], groups.knowledge[group])
+            - self._wanted()
+        )
+        taken = set()
+        if self._parameters.one_recording:
+            kept = labels >= 0
+            taken = set(zip(labels[kept].tolist(), self._recordings[kept].tolist(), strict=True))
+        labels = labels.copy()
+        for number in np.lexsort((group, voice, -excess)):
+            row = brief[voice[number]]
+            place = int(group[number]), int(self._recordings[row])
+            if excess[number] < 0 or labels[row] >= 0 or place in taken:
+                continue
+            if self._parameters.one_recording:
+                taken.add(place)
+            labels[row] = group[number]
+        return labels
+
+    # -- how sure ------------------------------------------------------------------------------
+
+    def probabilities(self, people: np.ndarray) -> np.ndarray:
+        """That each voice is its person's, by the others' mean; NaN for those alone."""
+        rows = np.where((self.originals == np.arange(len(people))) & ~self.hubs, people, -1)
+        sizes = np.bincount(people)
+        _, compact = np.unique(rows, return_inverse=True)
+        compact = compact.ravel() - int((rows < 0).any())
+        groups = self._groups(compact)
+        own = compact >= 0
+        weights = self.evidence.weights(self._seconds).astype(np.float32)
+        known = self.evidence.knowledge(self._seconds)
+        result = np.full(len(people), np.nan)
+        several = np.flatnonzero(own & (sizes[people] > 1))
+        several = several[groups.sizes[compact[several]] > 1]
+        for start in range(0, len(several), 2**18):
+            part = several[start : start + 2**18]
+            others = groups.sums[compact[part]] - self._vectors[part] * weights[part, None]
+            cosines = np.einsum("vd,vd->v", self._vectors[part], others)
+            cosines /= np.maximum(np.linalg.norm(others, axis=1), 1e-9)
+            rest = groups.knowledge[compact[part]] - known[part]
+            probability = self._parameters.probability
+            logits = self.evidence.log_ratio(cosines, known[part], rest) - self._wanted()
+            logits += np.log(probability / (1 - probability))
+            result[part] = 1 / (1 + np.exp(-np.clip(logits, -500, 500)))
+        return np.where(np.isnan(result), result[self.originals], result)
 
 
-def _cohesion(vectors: np.ndarray, people: np.ndarray) -> np.ndarray:
+def cohesion(vectors: np.ndarray, people: np.ndarray) -> np.ndarray:
     """Mean cosine of each voice with the others of its person; NaN where there are none."""
     order = np.argsort(people, kind="stable")
     starts = np.searchsorted(people[order], np.arange(people.max() + 1))
@@ -266,12 +667,6 @@ def _cohesion(vectors: np.ndarray, people: np.ndarray) -> np.ndarray:
         own = vectors[rows]
         scores[rows] = (own @ own.sum(axis=0) - 1) / (size - 1)
     return scores
-
-
-def _probabilities(scores: np.ndarray, calibration: Calibration | None) -> pa.Array:
-    if calibration is None:
-        return pa.nulls(len(scores), pa.float64())
-    return pa.array(calibration.probability(scores), from_pandas=True)
 
 
 def _names(index: VoiceprintIndex, vectors, people, threshold) -> pa.Array:
