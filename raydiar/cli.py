@@ -14,6 +14,7 @@ from raydiar.corpus.commands import app as corpus
 from raydiar.devices import parse_device
 from raydiar.errors import ConfigError, RaydiarError
 from raydiar.evaluation.commands import ablate, benchmark, evaluate, optimize
+from raydiar.extras import explain
 from raydiar.formats import FORMATS, Format
 from raydiar.naming import without_secrets
 from raydiar.pipelines.commands import app as models
@@ -242,6 +243,12 @@ def main() -> None:
         app()
     except RaydiarError as error:
         print(f"raydiar: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ImportError as error:
+        needed = explain(error, sys.argv[1:])
+        if needed is None:
+            raise
+        print(f"raydiar: {needed}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -229,7 +229,9 @@ def image_names() -> dict[str, set[str]]:
 
 
 def test_versions_of_image_manifests_and_project_agree():
-    [pin] = [r for text in PROJECT["dependencies"] if (r := Requirement(text)).name == "ray"]
+    texts = [text for extra in PROJECT["optional-dependencies"].values() for text in extra]
+    pin, *others = [r for text in texts if (r := Requirement(text)).name == "ray"]
+    assert all(other.specifier == pin.specifier for other in others)
     minor = re.fullmatch(r"==(\d+\.\d+)\.\*", str(pin.specifier))[1]
     instruction, base = dockerfile()[0]
     python = re.fullmatch(r"python:(\d+\.\d+)-slim-\w+", base)[1]

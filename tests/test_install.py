@@ -1,10 +1,14 @@
 """All dependencies install side by side and import into one process, with or without a GPU."""
 
+import json
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from zipfile import ZipFile
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -40,3 +44,80 @@ def test_the_wheel_holds_what_is_no_code(tmp_path):
     } - held
     assert missing == set()
     assert "raydiar/serving/web/index.html" in held
+
+
+# What an environment has that was made by `pip install raydiar`, without extras: everything that
+# these bring is not there.
+WITHOUT_EXTRAS = """
+import importlib.metadata, re, runpy, sys
+from importlib.abc import MetaPathFinder
+
+def closure(names):
+    found, waiting = set(), list(names)
+    while waiting:
+        name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
+        if name in found:
+            continue
+        found.add(name)
+        try:
+            lines = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        waiting += [re.match(r"[\\w.-]+", l)[0] for l in lines if "extra ==" not in l]
+    return found
+
+own = tomllib["project"]["dependencies"]
+kept = closure(re.match(r"[\\w.-]+", line)[0] for line in own)
+modules = {}
+for module, distributions in importlib.metadata.packages_distributions().items():
+    modules[module] = {re.sub(r"[-_.]+", "-", d).lower() for d in distributions}
+
+class Absent(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        extra = top in modules and top != "raydiar" and not modules[top] & kept
+        if extra or name == "pyannote.metrics":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+sys.argv = ["raydiar", *arguments]
+runpy.run_module("raydiar", run_name="__main__")
+"""
+
+
+def without_extras(*arguments: str) -> subprocess.CompletedProcess:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    code = f"tomllib, arguments = {project!r}, {arguments!r}\n{WITHOUT_EXTRAS}"
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_one_file_needs_no_extra(talk, tmp_path):
+    audio = tmp_path / "talk.wav"
+    audio.write_bytes(talk)
+    result = without_extras("diarize", str(audio), "--format", "json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "extra"),
+    [
+        ("corpus status out", "corpus"),
+        ("voiceprint info voices", "voiceprints"),
+        ("serve", "serve"),
+        ("train status run", "train"),
+        ("evaluate a b", "evaluate"),
+        ("optimize m.csv --into best", "tune"),
+    ],
+)
+def test_a_missing_extra_is_named(arguments, extra):
+    result = without_extras(*arguments.split())
+    assert result.returncode == 2, result.stderr
+    [line] = result.stderr.splitlines()
+    assert line.endswith(f"pip install 'raydiar[{extra}]'")
+
+
+def test_a_missing_driver_of_a_storage_is_named():
+    result = without_extras("diarize", "s3://bucket/talk.wav")
+    assert result.returncode == 2
+    assert result.stderr.splitlines() == ["raydiar: Install s3fs to access S3"]

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "raydiar"
 FLOORS = [
     {"errors", "windows", "local_speakers", "storage", "diarization", "formats", "picture", "hub"}
     | {"telemetry", "plotting", "failures", "planning", "naming", "devices", "weights"}
-    | {"compat", "sample"},
+    | {"compat", "sample", "extras"},
     {"audio", "simulation"},
     {"models", "clustering"},
     {"inference"},
