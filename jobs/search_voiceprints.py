@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--queries", required=True, help="diarization dataset of voices to seek")
     parser.add_argument("--output", required=True, help="Parquet file of hits to write")
     parser.add_argument("-k", type=int, default=10, help="hits of each voice at most")
-    parser.add_argument("--prior", type=float, default=0.5, help="of two voices being one person")
+    parser.add_argument("--prior", type=float, help="of being one person; default by size")
     parser.add_argument("--shards", type=int, help="Ray actors to spread the index over")
     parser.add_argument("--shard-cpus", type=float, default=1, help="CPUs of each of these")
     arguments = parser.parse_args()

@@ -11,10 +11,17 @@ from voiceprint_corpus import CALIBRATION, Voices, conversations, diarized, writ
 
 from raydiar.corpus.output import dataset
 from raydiar.diarization import Diarization
-from raydiar.errors import EnrolmentError, OutputError, VoiceprintIndexError, VoiceprintNotFound
+from raydiar.errors import (
+    ConfigError,
+    EnrolmentError,
+    OutputError,
+    VoiceprintIndexError,
+    VoiceprintNotFound,
+)
 from raydiar.storage.folder import Folder
 from raydiar.voiceprints import builder, enrolment
 from raydiar.voiceprints.batch import search_dataset
+from raydiar.voiceprints.evidence import Evidence
 from raydiar.voiceprints.index import VoiceprintIndex
 from raydiar.voiceprints.search import (
     search,
@@ -23,6 +30,7 @@ from raydiar.voiceprints.search import (
     search_speaker,
     turns_of,
 )
+from raydiar.voiceprints.tables import told
 
 VOICES = Voices(40)
 
@@ -88,6 +96,47 @@ def test_another_recording_of_the_same_speaker(corpus, index):
         search_speaker(index, "recording-0000", "SPEAKER_07")
 
 
+def test_a_recording_is_one_hit_and_never_ones_own(corpus, index):
+    people = corpus[1]
+    query = VOICES.say(people[0, :1])
+    [hits] = search(index, query, k=30)
+    assert len({hit.recording_id for hit in hits}) == len(hits) == 30
+    assert "recording-0000" in {hit.recording_id for hit in hits[:10]}
+    [others] = search(index, query, k=30, own=["recording-0000"])
+    assert "recording-0000" not in {hit.recording_id for hit in others}
+    assert len(others) == 30
+    # all there is, however often more had to be looked at
+    [everything] = search(index, query, k=150, own=["recording-0000"])
+    assert len({hit.recording_id for hit in everything}) == len(everything) == 99
+    [voices] = search(index, query, k=150, per_recording=False)
+    assert len(voices) == 150
+    with pytest.raises(ConfigError, match="2 recordings were given for 1"):
+        search(index, query, own=["a", "b"])
+
+
+def test_how_sure_a_hit_is_follows_from_how_many_there_are(corpus, index, tmp_path):
+    query = VOICES.say(np.array([3]))
+    uri = str(tmp_path / "small")
+    builder.build(uri, [write_dataset(tmp_path / "out", conversations(VOICES, 5)[0])])
+    small = VoiceprintIndex.open(uri)
+    for calibration in (CALIBRATION, Evidence()):
+        for opened in (index, small):
+            [by_size] = search(opened, query, calibration=calibration)
+            prior = 3 / (len(opened) - 1)
+            [given] = search(opened, query, calibration=calibration, prior=prior)
+            assert [h.probability for h in by_size] == [h.probability for h in given]
+        even = search(index, query, calibration=calibration, prior=0.5)[0]
+        assert all(
+            a.probability > b.probability
+            for a, b in zip(even, search(index, query, calibration=calibration)[0], strict=True)
+            if b.probability < 0.999
+        )
+    assert told(0.93) == "likely, 93 %"
+    assert told(0.4) == "possible, 40 %"
+    assert told(0.001) == "unlikely, under 1 %"
+    assert told(0.99999) == "likely, over 99 %"
+
+
 def test_filters(corpus, index):
     people, query = corpus[1], VOICES.say(np.array([3]))
 
@@ -145,7 +194,7 @@ def test_a_dataset_of_queries(corpus, index, tmp_path):
     for row in rows:
         asked = (row["query_recording_id"], row["query_speaker"])
         hit = (row["recording_id"], row["speaker"])
-        assert asked != hit, "a voice is no hit of itself"
+        assert asked[0] != hit[0], "those of a recording are no hits of each other"
         same = [people[int(r[-4:]), int(s[-2:])] for r, s in (asked, hit)]
         assert (same[0] == same[1]) == (row["probability"] > 0.5)
     assert [row["rank"] for row in rows[:6]] == [1, 2, 3, 1, 2, 3]
@@ -229,7 +278,7 @@ def test_a_real_clip_is_enrolled_and_found_again(pipeline, sample_wav, tmp_path)
     folder = write_dataset(tmp_path / "out", [output], pipeline=pipeline.describe())
     builder.build(uri, [folder])
     index = VoiceprintIndex.open(uri)
-    heard = search_audio(index, pipeline, end, k=2)
+    heard = search_audio(index, pipeline, end, k=2, per_recording=False)
     best = {speaker.speaker: hits[0].speaker for speaker, hits in heard}
     assert len(set(best.values())) == len(best) == 2, "each finds another"
     assert all(hits[0].score > hits[1].score + 0.1 for _, hits in heard)

@@ -7,7 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.core import open as fsspec_open
 
+from raydiar.voiceprints.evidence import Evidence, prior_of_size
 from raydiar.voiceprints.reading import read_voiceprints
+from raydiar.voiceprints.search import meaning, nearest_in_recordings
 from raydiar.voiceprints.searchable import SearchableIndex
 from raydiar.voiceprints.verification import Calibration
 
@@ -32,11 +34,13 @@ def search_dataset(
     output: str,
     k: int = 10,
     *,
-    calibration: Calibration | None = None,
-    prior: float = 0.5,
+    calibration: Calibration | Evidence | None = None,
+    prior: float | None = None,
     **options,
 ) -> int:
-    """Search with all voiceprints of a diarization dataset; a voice is no hit of itself.
+    """Search with all voiceprints of a diarization dataset, in other recordings than their own.
+
+    Of each recording that is found, the voice that is most like is one hit.
 
     Parameters
     ----------
@@ -44,6 +48,8 @@ def search_dataset(
         Folder of the dataset.
     output : str
         Parquet file to write, of schema `HITS`; path or fsspec URI.
+    prior : float, optional
+        As in `raydiar.voiceprints.search.search`.
     options
         As in `SearchableIndex.neighbors`.
 
@@ -57,39 +63,23 @@ def search_dataset(
             for start in range(0, len(found.vectors), _BATCH):
                 ids = found.ids.slice(start, _BATCH)
                 vectors = found.vectors[start : start + _BATCH]
-                scores, hits = index.neighbors(vectors, k + 1, **options)
-                writer.write_table(_table(index, ids, scores, hits, k, calibration, prior))
+                own = ids["recording_id"].to_pylist()
+                scores, hits = nearest_in_recordings(index, vectors, k, own, **options)
+                writer.write_table(_table(index, ids, scores, hits, calibration, prior))
                 number += len(vectors)
     return number
 
 
-def _table(index, ids: pa.Table, scores, hits, k, calibration, prior) -> pa.Table:
+def _table(index, ids: pa.Table, scores, hits, calibration, prior) -> pa.Table:
     rows, places = np.nonzero(hits >= 0)
     scores = scores[rows, places]
-    columns = ["recording_id", "uri", "speaker"]
-    found = index.columns(hits[rows, places], columns)
+    found = index.columns(hits[rows, places], ["recording_id", "uri", "speaker", "seconds"])
     asked = ids.select(["recording_id", "speaker"]).take(rows)
-    own = np.array(
-        [
-            a == b
-            for a, b in zip(
-                asked.to_pylist(), found.select(asked.column_names).to_pylist(), strict=True
-            )
-        ],
-        bool,
-    )
-    ranks = _ranks(rows[~own])
-    keep = np.flatnonzero(~own)[ranks <= k]
-    probabilities = pa.nulls(len(keep), pa.float64())
+    probabilities = pa.nulls(len(rows), pa.float64())
     if calibration is not None:
-        probabilities = pa.array(calibration.probability(scores[keep], prior))
-    asked, found = asked.take(keep), found.take(keep)
-    arrays = [*asked.columns, pa.array(ranks[ranks <= k], pa.int32()), *found.columns]
-    return pa.table([*arrays, pa.array(scores[keep], pa.float32()), probabilities], schema=HITS)
-
-
-def _ranks(rows: np.ndarray) -> np.ndarray:
-    """Place of each hit among those of its query, from 1; `rows` never fall."""
-    starts = np.flatnonzero(np.append(True, rows[1:] != rows[:-1]))[: len(rows)]
-    lengths = np.diff(np.append(starts, len(rows)))
-    return np.arange(len(rows)) - np.repeat(starts, lengths) + 1
+        prior = prior_of_size(len(index)) if prior is None else prior
+        seconds = found["seconds"].to_numpy()
+        probabilities = pa.array(meaning(calibration, scores, prior, seconds))
+    found = found.drop_columns("seconds")
+    arrays = [*asked.columns, pa.array(places + 1, pa.int32()), *found.columns]
+    return pa.table([*arrays, pa.array(scores, pa.float32()), probabilities], schema=HITS)

@@ -27,6 +27,10 @@ CalibrationOption = Annotated[
 Prior = Annotated[
     float, typer.Option(help="How likely two voices are one person before they are heard.")
 ]
+SizePrior = Annotated[
+    float | None,
+    typer.Option(help="The same; by default by how many there are to choose from."),
+]
 RateOption = Annotated[float, typer.Option(help="How often a stranger may be taken for somebody.")]
 
 
@@ -110,7 +114,7 @@ def search(
     include_short: Annotated[
         bool, typer.Option(help="Also voiceprints of too little speech.")
     ] = False,
-    prior: Prior = 0.5,
+    prior: SizePrior = None,
     calibration: CalibrationOption = None,
     json_: Annotated[bool, typer.Option("--json", help="One JSON document a hit.")] = False,
     pipeline: PipelineOption = None,
@@ -127,7 +131,7 @@ def search(
     opened = VoiceprintIndex.open(index)
     generation = opened.generation
     options = {
-        "calibration": _calibration(calibration, generation.embedding, generation.embedding_mode),
+        "calibration": _meaning(calibration, generation.embedding, generation.embedding_mode),
         "prior": prior,
         "where": _conditions(where or []),
         "include_short": include_short,
@@ -185,7 +189,7 @@ def identify(
     index: Index,
     clip: Annotated[str, typer.Argument(help="Audio whose speakers are to be named.")],
     false_accept_rate: RateOption = 0.01,
-    prior: Prior = 0.5,
+    prior: SizePrior = None,
     calibration: CalibrationOption = None,
     pipeline: PipelineOption = None,
     token: TokenOption = None,
@@ -339,6 +343,14 @@ def _calibration(path: str | None, embedding: str, embedding_mode: str):
     if (calibration.embedding, calibration.embedding_mode) != (embedding, embedding_mode):
         raise ConfigError(f"{path} was fitted for another embedding ({calibration.embedding})")
     return calibration
+
+
+def _meaning(path: str | None, embedding: str, embedding_mode: str):
+    """A calibration that is given, or how cosines of the default embedding spread in a corpus."""
+    from raydiar.voiceprints.evidence import Evidence
+
+    calibration = _calibration(path, embedding, embedding_mode)
+    return Evidence() if path is None and calibration is not None else calibration
 
 
 def _conditions(terms: list[str]) -> dict[str, list]:

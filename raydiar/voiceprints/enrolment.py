@@ -177,7 +177,7 @@ def identify(
     calibration: Calibration,
     *,
     false_accept_rate: float = 0.01,
-    prior: float = 0.5,
+    prior: float | None = None,
 ) -> list[Identity]:
     """Name the speakers of a recording; nobody is two of them.
 
@@ -189,8 +189,9 @@ def identify(
     false_accept_rate : float
         How often a stranger may be given a name. It is shared among the enrolled people; where
         that is less than the calibration knows, the least that it knows is taken for each.
-    prior : float
-        Of `Identity.probability`.
+    prior : float, optional
+        Of `Identity.probability`: how likely a speaker is a given one of the enrolled people. By
+        default one in two is one of them, each as likely.
 
     Returns
     -------
@@ -207,6 +208,7 @@ def identify(
         raise VoiceprintNotFound(f"nobody is enrolled in {index.folder.uri}")
     if not 0 < false_accept_rate < 1:
         raise ConfigError(f"a false-accept rate lies between 0 and 1, not {false_accept_rate}")
+    prior = 0.5 / len(names) if prior is None else prior
     speakers = heard(output)
     known = np.stack([voiceprint_of(index, name) for name in names])
     scores = unit_vectors(np.stack([s.embedding for s in speakers])) @ known.T

@@ -18,6 +18,15 @@ import numpy as np
 
 from raydiar.errors import ConfigError
 
+MATES = 3.0
+"""Other recordings of its person that a voice of a corpus has on average, unless more is known."""
+
+WORDS = ((0.9, "likely"), (0.1, "possible"), (0.0, "unlikely"))
+"""What a probability is called from where on."""
+
+LONG = 30.0
+"""Seconds of speech that a voice is taken to be made of where nothing is known of it."""
+
 _CORE = 3.0  # standard deviations up to which strangers' cosines are taken as normal
 _FREEDOM = 6.0  # degrees of freedom of one person's cosines: now and then one is far off
 _FEWEST = 200  # pairs that a number is measured from
@@ -112,6 +121,25 @@ class Evidence:
         core = np.minimum(above, _CORE)
         strangers = -0.5 * (core**2 + self.tail * (above**2 - core**2)) - np.log(deviation)
         return one - strangers
+
+    def probability(
+        self, scores: np.ndarray, prior: float = 0.5, seconds: np.ndarray | float = LONG
+    ) -> np.ndarray:
+        """Probability that voices of so much speech are one long voice's person.
+
+        Parameters
+        ----------
+        scores : (num_pairs,) float
+            Cosines.
+        prior : float
+            How likely it was before the voices were heard, see `prior_of_size`.
+        seconds : (num_pairs,) float or float, s
+        """
+        if not 0 < prior < 1:
+            raise ConfigError(f"the prior must lie between 0 and 1, got {prior}")
+        ratios = self.log_ratio(scores, self.knowledge(LONG), self.knowledge(seconds))
+        logits = ratios + np.log(prior / (1 - prior))
+        return 1 / (1 + np.exp(-np.clip(logits, -500, 500)))
 
     def variance_of_strangers(self, both: np.ndarray) -> np.ndarray:
         """By the product of two reliabilities."""
@@ -213,6 +241,16 @@ class Evidence:
             return cls(**numbers, fitted=dict(document.get("fitted", {})))
         except (ValueError, TypeError, KeyError) as error:
             raise ConfigError(f"not the evidence of a corpus: {error}") from error
+
+
+def prior_of_size(num_voices: int, mates: float = MATES) -> float:
+    """How likely a voice drawn from so many is a given person's, before anything is heard."""
+    return min(mates / max(num_voices - 1, 1), 0.5)
+
+
+def word_of(probability: float) -> str:
+    """What a probability is called."""
+    return next(word for least, word in WORDS if probability >= least)
 
 
 _NUMBERS = ("cohesion", "within", "between", "scatter", "floor", "offset", "tail", "half")

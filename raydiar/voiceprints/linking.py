@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from raydiar.errors import ConfigError, VoiceprintNotFound
 from raydiar.voiceprints.agglomeration import Apart, Groups, agglomerate, in_order
-from raydiar.voiceprints.evidence import Evidence
+from raydiar.voiceprints.evidence import LONG, MATES, Evidence, prior_of_size
 from raydiar.voiceprints.hubs import doubled_people, hub_voices
 from raydiar.voiceprints.identities import IDENTITIES, number_people, publish, read_identities
 from raydiar.voiceprints.index import VoiceprintIndex
@@ -34,7 +34,6 @@ _PASSES = 4  # comparisons of means, each after the merging of the last
 _CENTERED = 500  # people from whom on their mean is taken off
 _DRAWN = 100_000  # pairs that strangers are measured from
 _HEARD_APART = 8.0  # nats that speak against it if both were heard in one recording
-_LONG = 30.0  # seconds of long speech
 _SLACK = 0.1  # in cosine, below what links two voices: their means may come closer
 
 
@@ -70,7 +69,7 @@ class LinkingParameters:
 
     probability: float = 0.9
     prior: float | None = None
-    recordings_per_person: float = 4.0
+    recordings_per_person: float = 1 + MATES
     threshold: float | None = None
     neighbors: int = 30
     one_recording: bool = True
@@ -97,7 +96,7 @@ class LinkingParameters:
         """How likely two of so many voices are one person before they are heard."""
         if self.prior is not None:
             return self.prior
-        return min((self.recordings_per_person - 1) / max(num_voices - 1, 1), 0.5)
+        return prior_of_size(num_voices, self.recordings_per_person - 1)
 
     def threshold_for(self, num_voices: int, calibration: Calibration | None) -> float | None:
         """Cosine that links two voices where it is given, or follows from a calibration.
@@ -332,7 +331,7 @@ class Linker:
         num_voices = self._num_founding if num_voices is None else num_voices
         given = self._threshold_of(num_voices)
         if given is not None:
-            known = self.evidence.knowledge(_LONG)
+            known = self.evidence.knowledge(LONG)
             return float(self.evidence.log_ratio(given, known, known))
         prior, probability = self._parameters.prior_of(num_voices), self._parameters.probability
         return float(np.log(probability / (1 - probability)) - np.log(prior / (1 - prior)))
@@ -344,7 +343,7 @@ class Linker:
         return self._cosine_for(self._wanted()) if given is None else given
 
     def _cosine_for(self, wanted: float) -> float:
-        known = float(self.evidence.knowledge(_LONG))
+        known = float(self.evidence.knowledge(LONG))
         return self.evidence.cosine_for(wanted, known, known)
 
     # -- linking -------------------------------------------------------------------------------

@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 
 from raydiar.corpus.output import dataset
 from raydiar.diarization import Diarization, Speaker, Turn
-from raydiar.errors import VoiceprintNotFound
+from raydiar.errors import ConfigError, VoiceprintNotFound
 from raydiar.storage.folder import Folder
+from raydiar.voiceprints.evidence import Evidence, prior_of_size
 from raydiar.voiceprints.generation import ID_FIELDS
 from raydiar.voiceprints.searchable import SearchableIndex
 from raydiar.voiceprints.segments import unit_vectors
@@ -63,8 +64,10 @@ def search(
     voiceprints: np.ndarray,
     k: int = 10,
     *,
-    calibration: Calibration | None = None,
-    prior: float = 0.5,
+    calibration: Calibration | Evidence | None = None,
+    prior: float | None = None,
+    own: Sequence[str | None] | None = None,
+    per_recording: bool = True,
     **options,
 ) -> list[list[Hit]]:
     """The recordings' voices most like each voiceprint, best first.
@@ -75,20 +78,32 @@ def search(
         One or thousands; need not be normalised.
     k : int
         Hits of each at most.
-    calibration : Calibration, optional
+    calibration : Calibration or Evidence, optional
         Gives scores a probability, at `prior`.
+    prior : float, optional
+        How likely a voice of the index is the one that is sought before it is heard; by default
+        by the size of the index.
+    own : sequence of str or None, optional
+        The recording of each voiceprint, whose speakers are no hits: the others are other people.
+    per_recording : bool
+        Of each recording the voice that is most like only.
     options
         `where`, `include_short`, `exact`, `probes`, `candidates` of `SearchableIndex.neighbors`.
     """
-    scores, ids = index.neighbors(voiceprints, k, **options)
+    if own is not None and len(own) != len(voiceprints):
+        raise ConfigError(f"{len(own)} recordings were given for {len(voiceprints)} voiceprints")
+    scores, ids = nearest_in_recordings(index, voiceprints, k, own, per_recording, **options)
     found = ids >= 0
-    records = iter(index.records(ids[found]))
+    records = index.records(ids[found])
     probabilities = np.full(scores.shape, np.nan)
     if calibration is not None:
-        probabilities[found] = calibration.probability(scores[found], prior)
+        prior = prior_of_size(len(index)) if prior is None else prior
+        seconds = np.array([record["seconds"] for record in records])
+        probabilities[found] = meaning(calibration, scores[found], prior, seconds)
+    remaining = iter(records)
     return [
         [
-            _hit(next(records), score, probability, index.generation.columns)
+            _hit(next(remaining), score, probability, index.generation.columns)
             for score, probability in zip(*pair, strict=True)
         ]
         for pair in (
@@ -98,18 +113,75 @@ def search(
     ]
 
 
+def meaning(
+    calibration: Calibration | Evidence, scores: np.ndarray, prior: float, seconds: np.ndarray
+) -> np.ndarray:
+    """Probabilities of being one person; evidence knows what length does to them."""
+    if isinstance(calibration, Evidence):
+        return calibration.probability(scores, prior, seconds)
+    return calibration.probability(scores, prior)
+
+
+def nearest_in_recordings(
+    index: SearchableIndex,
+    voiceprints: np.ndarray,
+    k: int,
+    own: Sequence[str | None] | None = None,
+    per_recording: bool = True,
+    **options,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`SearchableIndex.neighbors`, without a query's own recording, and one of each recording.
+
+    Parameters as in `search`; returns as `neighbors`.
+    """
+    if own is None and not per_recording:
+        return index.neighbors(voiceprints, k, **options)
+    scores = np.full((len(voiceprints), k), -np.inf, np.float32)
+    ids = np.full((len(voiceprints), k), -1, np.int64)
+    open_, number = np.arange(len(voiceprints)), k + 4
+    while len(open_):
+        near, found = index.neighbors(np.asarray(voiceprints)[open_], number, **options)
+        recordings = np.full(found.shape, None, object)
+        recordings[found >= 0] = index.columns(found[found >= 0], ["recording_id"])[
+            "recording_id"
+        ].to_pylist()
+        wanting = []
+        for row, query in enumerate(open_):
+            chosen = _chosen(recordings[row], None if own is None else own[query], per_recording)
+            there = found[row][chosen] >= 0
+            chosen = chosen[there][:k]
+            # there is more to look at, and it may be of other recordings
+            if len(chosen) < k and (found[row] >= 0).all():
+                wanting.append(query)
+            scores[query, : len(chosen)] = near[row][chosen]
+            ids[query, : len(chosen)] = found[row][chosen]
+        open_, number = np.array(wanting, np.int64), 4 * number
+    return scores, ids
+
+
+def _chosen(recordings: np.ndarray, own: str | None, per_recording: bool) -> np.ndarray:
+    """Places of the hits that are kept, of one query."""
+    seen, places = {own} - {None}, []
+    for place, recording in enumerate(recordings):
+        if recording not in seen:
+            places.append(place)
+            if per_recording:
+                seen.add(recording)
+    return np.array(places, np.int64)
+
+
 def search_speaker(
     index: SearchableIndex, recording_id: str, speaker: str, k: int = 10, **options
 ) -> list[Hit]:
-    """Other voiceprints like that of a speaker of a recording; options as in `search`.
+    """Voiceprints of other recordings like that of a speaker; options as in `search`.
 
     Raises
     ------
     VoiceprintNotFound
     """
     own = index.id_of(recording_id, speaker)
-    [hits] = search(index, index.vectors([own]), k + 1, **options)
-    return [hit for hit in hits if hit.id != own][:k]
+    [hits] = search(index, index.vectors([own]), k, own=[recording_id], **options)
+    return hits
 
 
 def search_name(index: SearchableIndex, name: str, k: int = 10, **options) -> list[Hit]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from raydiar.diarization import Turn
 from raydiar.voiceprints.enrolment import Identity
+from raydiar.voiceprints.evidence import word_of
 from raydiar.voiceprints.search import Hit
 
 _SHOWN_TURNS = 3
@@ -24,10 +25,17 @@ def hit_table(label: str, hits: Sequence[Hit], turns: Mapping[int, Sequence[Turn
         return f"{label}\n  nobody"
     rows = [("sure", "score", "speaker", "recording", "when")]
     for hit in hits:
-        sure = "-" if hit.probability is None else f"{hit.probability:.1%}"
+        sure = "-" if hit.probability is None else told(hit.probability)
         when = _when(turns.get(hit.id, ()))
         rows.append((sure, f"{hit.score:.3f}", hit.speaker, hit.recording_id, when))
     return f"{label}\n{_aligned(rows)}"
+
+
+def told(probability: float) -> str:
+    """A word, and the number behind it; no number is more sure than its model can be."""
+    percent = "over 99 %" if probability > 0.99 else f"{100 * probability:.0f} %"
+    percent = "under 1 %" if probability < 0.01 else percent
+    return f"{word_of(probability)}, {percent}"
 
 
 def hits_as_json(label: str, hits: Sequence[Hit], turns: Mapping[int, Sequence[Turn]]) -> str:
@@ -51,7 +59,7 @@ def identity_table(identities: Sequence[Identity]) -> str:
             (
                 speaker.speaker,
                 identity.name if known else "unknown",
-                f"{identity.probability:.1%}" if known else "-",
+                told(identity.probability) if known else "-",
                 f"{identity.score:.3f}",
                 f"{speaker.speech_seconds:.1f} s",
             )
