@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from object_store import object_store
@@ -27,6 +28,7 @@ from raydiar.storage.folder import Folder
 from raydiar.voiceprints import builder
 from raydiar.voiceprints.generation import publish, read_current
 from raydiar.voiceprints.index import VoiceprintIndex
+from raydiar.voiceprints.next_segments import NextSegments, silent
 from raydiar.voiceprints.segment_writer import Layout
 from raydiar.voiceprints.segments import best
 
@@ -118,6 +120,39 @@ def test_deleted_recordings_are_gone(index):
     assert not any(vector in data for data in content(index).values())
     assert seen(index) == kept
     assert builder.delete(index, ["recording-0007"]).deleted == 0
+
+
+def test_what_a_writer_has_prepared_is_not_vacuumed_away(corpus, index):
+    """However long it takes: it may name its files any moment."""
+    folder = Folder(index)
+    generation, version = read_current(folder)
+    opened = VoiceprintIndex.open(index)
+    ids = opened.table(["recording_id", "uri", "speaker", "seconds", "num_embeddings"]).slice(0, 1)
+    ids = ids.set_column(0, "recording_id", pa.array(["late"]))
+    with NextSegments(folder, generation, Layout(), silent) as writer:
+        writer.write([(ids, opened.vectors(opened.ids_where(pc.field("id") == 0)))])
+        for file in Path(index).glob("files/*"):  # a day has passed
+            os.utime(file, (file.stat().st_mtime - 86400,) * 2)
+        [sign] = Path(index).glob("writers/*")
+        os.utime(sign, (sign.stat().st_mtime - 90000,) * 2)
+        assert builder.vacuum(index, grace=0) == 0
+        writer.publish(version)
+    assert not list(Path(index).glob("writers/*"))
+    assert len(VoiceprintIndex.open(index)) == len(opened) + 1
+    # a writer that died is not waited for without end
+    (Path(index) / "writers" / "dead").touch()
+    os.utime(Path(index) / "writers" / "dead", (0, 0))
+    told = []
+    builder.vacuum(index, grace=0, report=told.append)
+    assert "has died" in told[0]
+    # what is gone all the same is not published
+    generation, version = read_current(folder)
+    with NextSegments(folder, generation, Layout(), silent) as writer:
+        writer.write([(ids, opened.vectors(opened.ids_where(pc.field("id") == 0)))])
+        folder.delete(writer.entries[-1].ids.name)
+        with pytest.raises(VoiceprintIndexConflict, match="was removed while"):
+            writer.publish(version)
+    VoiceprintIndex.open(index)
 
 
 def test_a_deleted_recording_can_come_again(corpus, index):

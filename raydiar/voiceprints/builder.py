@@ -8,7 +8,10 @@ segments with many deleted rows are rewritten, so that searches stay quick witho
 from __future__ import annotations
 
 import math
+import os
+import socket
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +26,9 @@ from raydiar.voiceprints.generation import (
     CURRENT,
     FILES,
     ID_FIELDS,
+    WRITERS,
     Generation,
+    drop_cached,
     read_current,
 )
 from raydiar.voiceprints.index import VoiceprintIndex
@@ -45,6 +50,8 @@ MIN_SECONDS = 2.0
 Of the pairs of one person in `benchmarks/verification.py`, at a threshold of 1 % false accepts,
 a third is missed where one voiceprint has less, and one in thirteen where both have more.
 """
+
+_ABANDONED = 7 * 86400.0  # seconds after which a writer is taken for dead
 
 
 def build(
@@ -134,9 +141,9 @@ def add_rows(uri: str, ids: pa.Table, vectors: np.ndarray) -> Change:
     """
     folder = Folder(uri)
     generation, version = read_current(folder)
-    segments = NextSegments(folder, generation, Layout(), silent)
-    segments.write([(ids, unit_vectors(vectors))])
-    return segments.publish(version)
+    with NextSegments(folder, generation, Layout(), silent) as segments:
+        segments.write([(ids, unit_vectors(vectors))])
+        return segments.publish(version)
 
 
 def delete(uri: str, recording_ids: Iterable[str], report: Report = silent) -> Change:
@@ -187,12 +194,12 @@ def merge(
     """
     folder = Folder(uri)
     generation, version = read_current(folder)
-    segments = NextSegments(folder, generation, layout or Layout(), report)
-    for other in others:
-        index = VoiceprintIndex.open(other)
-        index.check_embedding(generation.embedding, generation.embedding_mode)
-        segments.write(segments.new(rows for s in index.segments for rows in live_rows(s)))
-    return segments.publish(version)
+    with NextSegments(folder, generation, layout or Layout(), report) as segments:
+        for other in others:
+            index = VoiceprintIndex.open(other)
+            index.check_embedding(generation.embedding, generation.embedding_mode)
+            segments.write(segments.new(rows for s in index.segments for rows in live_rows(s)))
+        return segments.publish(version)
 
 
 def vacuum(
@@ -203,8 +210,9 @@ def vacuum(
     Parameters
     ----------
     grace : float, s
-        Files younger than this stay: a writer may be about to name them. Readers have opened
-        all files of their generation, and one that is just opening goes on to the current one.
+        Files younger than this stay, and all that are younger than a writer at work: it may be
+        about to name them. Readers have opened all files of their generation, and one that is
+        just opening goes on to the current one.
     compact : bool
         First rewrite the segments that have deleted rows, so that nothing of these is left.
 
@@ -215,27 +223,58 @@ def vacuum(
     folder = Folder(uri)
     if compact:
         generation, version = read_current(folder)
-        segments = NextSegments(folder, generation, Layout(), report)
-        segments.rewrite(lambda entry: entry.num_deleted > 0)
-        segments.publish(version)
+        if any(entry.num_deleted for entry in generation.segments):
+            with NextSegments(folder, generation, Layout(), report) as segments:
+                segments.rewrite(lambda entry: entry.num_deleted > 0)
+                segments.publish(version)
     named = read_current(folder)[0].file_names
     unnamed = [f"{FILES}/{name}" for name in folder.list(FILES)]
     unnamed = [name for name in unnamed if name not in named]
     if folder.is_local:
         unnamed += [f"{TEMPORARY}/{path.name}" for path in Path(folder.path(TEMPORARY)).glob("*")]
+    grace = max(grace, _oldest_writer(folder, report))
     old = [name for name in unnamed if folder.age(name) >= grace]
     for name in old:
         folder.delete(name)
+        drop_cached(folder, name)
     report(f"{len(old)} files removed")
     return len(old)
 
 
+def _oldest_writer(folder: Folder, report: Report) -> float:
+    """Seconds since the first of the writers at work began; 0 if there is none."""
+    oldest = 0.0
+    for name in (f"{WRITERS}/{name}" for name in folder.list(WRITERS)):
+        with suppress(FileNotFoundError):  # it has just ended
+            age = folder.age(name)
+            if age > _ABANDONED or _has_died(folder.read(name).decode()):
+                report(f"a writer that began {age / 3600:.1f} hours ago has died")
+                folder.delete(name)
+            else:
+                oldest = max(oldest, age + 1)
+    return oldest
+
+
+def _has_died(writer: str) -> bool:
+    """Whether a process of this machine, as `NextSegments` names itself, is no more."""
+    pid, _, host = writer.partition(" ")
+    if host != socket.gethostname() or not pid.isdecimal():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def _add(folder, generation, version, datasets, layout, report) -> Change:
-    segments = NextSegments(folder, generation, layout, report)
-    for uri in datasets:
-        report(f"reading {uri}")
-        segments.write(segments.new(_voiceprints(uri, segments)))
-    return segments.publish(version)
+    with NextSegments(folder, generation, layout, report) as segments:
+        for uri in datasets:
+            report(f"reading {uri}")
+            segments.write(segments.new(_voiceprints(uri, segments)))
+        return segments.publish(version)
 
 
 def _voiceprints(uri: str, segments: NextSegments) -> Rows:
@@ -273,8 +312,8 @@ def _column_types(source: dataset.DiarizationDataset, columns: Sequence[str]) ->
 def _delete(uri: str, condition: pc.Expression, report: Report) -> Change:
     folder = Folder(uri)
     generation, version = read_current(folder)
-    segments = NextSegments(folder, generation, Layout(), report)
-    segments.delete(condition)
-    if not segments.deleted:
-        return Change(generation.number)
-    return segments.publish(version)
+    with NextSegments(folder, generation, Layout(), report) as segments:
+        segments.delete(condition)
+        if not segments.deleted:
+            return Change(generation.number)
+        return segments.publish(version)

@@ -307,6 +307,28 @@ def delete(
 
 
 @app.command()
+def forget(
+    index: Index,
+    recordings: Annotated[list[str], typer.Argument(metavar="RECORDING…", help="Their ids.")],
+    people: Annotated[
+        list[str] | None,
+        typer.Option(help="Folder of identities linked from INDEX; repeatable."),
+    ] = None,
+) -> None:
+    """Wipe recordings from INDEX, identities and caches, and search what is left for them.
+
+    Unlike `delete`, nothing of them stays in older files. Exit status 1 if one is not there.
+    """
+    from raydiar.voiceprints.forgetting import forget_recordings
+
+    try:
+        print(forget_recordings(index, recordings, people or (), _log))
+    except VoiceprintNotFound as error:
+        _log(f"raydiar: {error}")
+        raise typer.Exit(1) from None
+
+
+@app.command()
 def vacuum(
     index: Index,
     grace: Annotated[float, typer.Option(help="Keep files younger than this many hours.")] = 24.0,

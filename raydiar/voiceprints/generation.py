@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -23,6 +24,7 @@ from raydiar.storage.folder import Folder, FolderConflict
 
 CURRENT = "CURRENT"
 FILES = "files"
+WRITERS = "writers"  # a file of each that is at work: what is younger than it may yet be named
 FORMAT = 1
 KINDS = ("exact", "pq-fastscan", "ivf-rabitq", "ivf-sq8")
 _ADVICE = "Copy the index again, or rebuild it from its diarization datasets."
@@ -94,6 +96,14 @@ class StoredFile:
         stored = cls(hub.sha256_of(path), suffix, path.stat().st_size)
         folder.move_in(path, stored.name)
         return stored
+
+
+def drop_cached(folder: Folder, name: str) -> None:
+    """Remove what this machine has cached of a file of a remote index."""
+    if not folder.is_local:
+        sha256 = name.rpartition("/")[2].partition(".")[0]
+        if re.fullmatch(r"[0-9a-f]{64}", sha256):
+            shutil.rmtree(Path(hub.default_cache_dir()) / "remote" / sha256, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -244,8 +254,14 @@ def publish(folder: Folder, generation: Generation, version: str | None) -> None
     Raises
     ------
     VoiceprintIndexConflict
-        If another writer came first.
+        If another writer came first, or removed what was prepared.
     """
+    there = {f"{FILES}/{name}" for name in folder.list(FILES)}
+    if missing := generation.file_names - there:
+        raise VoiceprintIndexConflict(
+            f"{folder.uri}: {min(missing)} was removed while generation {generation.number} was "
+            "prepared. Nothing was written: run the command again."
+        )
     try:
         folder.replace(CURRENT, generation.to_json().encode(), version)
     except FolderConflict:

@@ -7,6 +7,8 @@ to the larger part, and all others get new numbers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -138,12 +140,33 @@ def publish(
         # named by the run it leads to: a writer that dies here is overwritten by the next
         folder.publish_table(f"changes-{run}.parquet", changes)
     metadata = {_NEXT: str(next_identity).encode(), _RUN: str(run).encode()}
-    data = to_parquet(identities.replace_schema_metadata(metadata))
+    _replace(folder, identities.replace_schema_metadata(metadata), version)
+
+
+def forget(output: str, recording_ids: Sequence[str]) -> int:
+    """Leave out the rows of recordings; numbers of the others stay. Gives how many were there.
+
+    Raises
+    ------
+    VoiceprintIndexConflict
+        If another linking published in between; nothing was written.
+    """
+    folder = Folder(output)
+    table, version = _read(folder)
+    if table is None:
+        return 0
+    kept = table.filter(pc.invert(pc.is_in(table["recording_id"], pa.array(recording_ids))))
+    if len(kept) < len(table):
+        _replace(folder, kept, version)
+    return len(table) - len(kept)
+
+
+def _replace(folder: Folder, table: pa.Table, version: str | None) -> None:
     try:
-        folder.replace(FILE, data, version)
+        folder.replace(FILE, to_parquet(table), version)
     except FolderConflict:
         raise VoiceprintIndexConflict(
-            f"{output} was changed by another linking meanwhile. Nothing was written: run the "
+            f"{folder.uri} was changed by another linking meanwhile. Nothing was written: run the "
             "command again."
         ) from None
 

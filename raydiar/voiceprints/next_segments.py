@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,7 +15,13 @@ import pyarrow.compute as pc
 
 from raydiar.corpus.hashes import hash_ids, is_member
 from raydiar.storage.folder import Folder
-from raydiar.voiceprints.generation import Generation, SegmentEntry, StoredFile, publish
+from raydiar.voiceprints.generation import (
+    WRITERS,
+    Generation,
+    SegmentEntry,
+    StoredFile,
+    publish,
+)
 from raydiar.voiceprints.segment_writer import Layout, SegmentWriter, scratch_folder
 from raydiar.voiceprints.segments import Segment
 
@@ -58,7 +67,7 @@ def live_rows(segment: Segment) -> Rows:
 
 
 class NextSegments:
-    """The segments of the generation that follows one, while they are made."""
+    """The segments of the generation that follows one, while they are made; use with `with`."""
 
     def __init__(self, folder: Folder, generation: Generation, layout: Layout, report: Report):
         self.folder, self.generation = folder, generation
@@ -66,6 +75,21 @@ class NextSegments:
         self.entries = list(generation.segments)
         self.next_id = generation.next_id
         self.added = self.short = self.known = self.without_voice = self.deleted = 0
+        self._writer = f"{WRITERS}/{uuid.uuid4().hex}"
+        self._writing = False
+
+    def __enter__(self) -> NextSegments:
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._writing:
+            self.folder.delete(self._writer)
+
+    def _begin_to_write(self) -> None:
+        """Say so before the first file: `vacuum` then leaves all that follow alone."""
+        if not self._writing:
+            self.folder.publish(self._writer, f"{os.getpid()} {socket.gethostname()}".encode())
+            self._writing = True
 
     @cached_property
     def recordings(self) -> np.ndarray:
@@ -135,6 +159,7 @@ class NextSegments:
     def _store(self, rows: Rows) -> None:
         """Write rows into as many segments as it takes."""
         rows = iter(rows)
+        self._begin_to_write()
         while (pair := next(rows, None)) is not None:
             with SegmentWriter(
                 self.folder, self.generation.dimension, self.layout, self.report
@@ -165,6 +190,7 @@ class NextSegments:
         return Segment(self.folder, entry, self.generation.dimension)
 
     def _stored(self, rows: np.ndarray) -> StoredFile:
+        self._begin_to_write()
         with scratch_folder(self.folder) as scratch:
             path = scratch / "deleted"
             rows.astype("<i8").tofile(path)
