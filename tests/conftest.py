@@ -17,6 +17,51 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 _SAMPLE = "pypi://pyannote.audio==4.0.7/pyannote/audio/sample/sample"
 
 
+# What `make test FAST=1` leaves out: clusters, servers as processes, real pipelines over minutes.
+SLOW = {
+    "test_audio_fuzz",
+    "test_corpus_attempts",
+    "test_corpus_detect",
+    "test_corpus_failures",
+    "test_corpus_growing",
+    "test_corpus_job",
+    "test_corpus_kills",
+    "test_corpus_nodes",
+    "test_corpus_s3",
+    "test_corpus_shards",
+    "test_corpus_simulate",
+    "test_corpus_stages",
+    "test_corpus_status",
+    "test_docs",
+    "test_install",
+    "test_job_entrypoints",
+    "test_linking",
+    "test_models_commands",
+    "test_notebooks",
+    "test_pipeline",
+    "test_secrets",
+    "test_serving_app",
+    "test_serving_page",
+    "test_serving_shared",
+    "test_training_jobs",
+    "test_training_notebook",
+    "test_training_ray",
+    "test_training_run",
+    "test_voiceprint_sharded",
+}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--fast", action="store_true", help="leave out what takes long")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--fast"):
+        kept = [item for item in items if item.path.stem not in SLOW]
+        config.hook.pytest_deselected(items=[item for item in items if item.path.stem in SLOW])
+        items[:] = kept
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Folder of reference outputs and real recordings kept beside the checkout."""

@@ -20,7 +20,7 @@ FLOORS = [
     {"pipelines"},
     {"corpus", "voiceprints", "evaluation"},
     {"training"},
-    {"serving", "tasks"},
+    {"serving", "tasks", "doctor"},
     {"cli", "__main__"},
 ]
 # Within raydiar/corpus, likewise.
@@ -35,7 +35,7 @@ CORPUS_FLOORS = [
 RAY_ROOMS = {"corpus", "serving"}
 RAY_FILES = {"voiceprints/sharded.py", "evaluation/on_ray.py", "training/ray.py"}
 TORCH_ROOMS = {"models", "inference", "pipelines", "cli", "corpus", "voiceprints", "serving"}
-TORCH_ROOMS |= {"training"}
+TORCH_ROOMS |= {"training", "doctor"}
 
 
 def imports(path: Path):
