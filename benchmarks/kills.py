@@ -178,7 +178,12 @@ def kill_session(process: subprocess.Popen) -> None:
 
 
 def kills(
-    output: Output, address: str, number: int, rng: random.Random, with_rays=range(0, 100, 4)
+    output: Output,
+    address: str,
+    number: int,
+    rng: random.Random,
+    with_rays=range(0, 100, 4),
+    pause: float = 0.4,
 ) -> dict:
     """Kill drivers at random moments, after some more rows or some time; then let one end."""
     killed, seconds = [], time.monotonic()
@@ -187,7 +192,7 @@ def kills(
         with_ray = len(killed) in with_rays  # each starts a Ray of its own
         clock = CLOCK * (len(killed) % 2)
         before = output.check()
-        options = {"pause": 0.4, "clock": clock}
+        options = {"pause": pause, "clock": clock}
         with output.driver(None if with_ray else address, **options) as process:
             after_rows = before + rng.randrange(0, 2 * per_kill)
             after_seconds = rng.uniform(1, 60)
@@ -218,7 +223,8 @@ def kills(
 
 def two(output: Output, address: str) -> dict:
     """A second driver while the first works: refused in one line, and nothing is disturbed."""
-    with output.driver(address, pause=0.2) as first:
+    gate = output.log.with_suffix(".gate")  # behind which the first waits until the second is gone
+    with output.driver(address, gate=str(gate)) as first:
         while output.holder() is None:
             assert first.poll() is None
             time.sleep(0.1)
@@ -226,6 +232,7 @@ def two(output: Output, address: str) -> dict:
             code = second.wait(300)
         assert code != 0, "both wrote"
         assert "is being written by run" in output.log.read_text()
+        gate.touch()
         assert first.wait(900) == 0
     output.check_end()
     return {"refused": True}

@@ -48,13 +48,14 @@ def test_a_job_starts_where_nothing_runs_and_lets_go_of_what_came(sample_wav, tm
         while job.poll() is None:
             most = max(most, len(cluster.raylets()))
             time.sleep(0.3)
+        most = max(most, len(cluster.raylets()))  # nodes stay for seconds after their last work
         told = job.stdout.read()
         assert job.returncode == 0, told
         assert "device: cpu (the cluster has no GPU to bring; waiting for nodes)" in told
         assert list(seen(output).values()) == ["ok"] * 4
         assert list((output / "_raydiar" / "models").iterdir()), "nodes to come share no disk"
         assert most >= 3  # the head, what infers, what feeds it
-        wait_until(lambda: len(cluster.raylets()) == 1, seconds=90)
+        wait_until(lambda: len(cluster.raylets()) == 1, seconds=200)
 
 
 ON_MADE_UP_GPUS = """

@@ -23,7 +23,8 @@ def test_drivers_killed_at_random_moments_lose_and_double_nothing(local_ray, cor
     home, manifest, ids = corpus
     output = kills.Output(str(home / "killed"), manifest, ids, home / "killed.log")
     rng = random.Random()
-    assert kills.kills(output, local_ray, 2, rng, with_rays=())["kills"] >= 1
+    # seven packs, of which a kill waits for four at most: whoever looks on may be slow
+    assert kills.kills(output, local_ray, 2, rng, with_rays=(), pause=1.5)["kills"] >= 1
 
 
 def test_a_second_driver_is_refused_and_disturbs_nothing(local_ray, corpus):

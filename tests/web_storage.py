@@ -24,6 +24,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         with server.counting:
             server.at_once += 1
             server.most_at_once = max(server.most_at_once, server.at_once)
+            if server.opens_at and server.at_once >= server.opens_at:
+                server.opened.set()
         time.sleep(server.delay)
         server.opened.wait(120)
         try:
@@ -69,13 +71,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def serving(objects, ranges=True, dies_after=float("inf")):
     """Serve bytes by path. `/status/503` answers 503, as do paths that `refused` maps to it;
     `begun` counts by path the answers that began at the first byte; every answer takes `delay`
-    seconds and waits while `opened` is cleared, and `most_at_once` were ever asked for together."""
+    seconds and waits while `opened` is cleared, which ends once `opens_at`, if given, are asked for
+    together; `most_at_once` ever were."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.objects, server.ranges, server.dies_after = objects, ranges, dies_after
         server.sent, server.refused, server.begun = 0, {}, Counter()
         server.delay, server.at_once, server.most_at_once = 0.0, 0, 0
         server.counting, server.opened = threading.Lock(), threading.Event()
         server.opened.set()
+        server.opens_at = None
         server.url = f"http://127.0.0.1:{server.server_port}"
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server

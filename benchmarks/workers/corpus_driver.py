@@ -1,9 +1,10 @@
 """A corpus job for `benchmarks/kills.py`, which kills, stops and wakes it.
 
 Takes JSON: manifest, output; and optionally `silence` (of the lock, in s), `clock` (s by which this
-machine's clock is wrong), `pause` (s that inference takes, a pack), `stop_at` (the step of the end
-of the run, counted from 1, before which this process stops itself). `tiny` is a pickled pipeline
-and what its networks say of a recording, which stands for them: nothing here loads torch.
+machine's clock is wrong), `pause` (s that inference takes, a pack), `gate` (a file that inference
+waits for), `stop_at` (the step of the end of the run, counted from 1, before which this process
+stops itself). `tiny` is a pickled pipeline and what its networks say of a recording, which stands
+for them: nothing here loads torch.
 """
 
 import json
@@ -49,6 +50,8 @@ class TinyInference(LocalInferenceStage):
 
     def __call__(self, pack):
         time.sleep(asked.get("pause", 0.0))
+        while "gate" in asked and not Path(asked["gate"]).exists():
+            time.sleep(0.05)
         return super().__call__(pack)
 
 

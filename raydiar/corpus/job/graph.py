@@ -28,6 +28,7 @@ from raydiar.corpus.job.keeping import Keep, ReadKept, ReadRows
 from raydiar.corpus.job.placement import Placement
 from raydiar.corpus.job.portions import ReadPlan, portion_load
 from raydiar.corpus.job.quiet import ByValue
+from raydiar.corpus.job.reservations import execution_name
 from raydiar.corpus.job.stages import LocalInferenceStage, Resolve, Write
 from raydiar.corpus.job.waiting import CHEAP_CPUS, bound_waiting
 from raydiar.errors import JobFailed, RaydiarError
@@ -213,6 +214,7 @@ def receipts_of(graph: Dataset) -> Iterator[dict]:
     JobFailed
         If an exception left a stage, or Ray gave up on one.
     """
+    graph.set_name(execution_name())
     batches = graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     try:
         for batch in batches:

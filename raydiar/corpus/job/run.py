@@ -263,8 +263,10 @@ def _process(
     from raydiar.corpus.job.attempts import Notices
     from raydiar.corpus.job.graph import coordinator, job_graph
     from raydiar.corpus.job.placement import connected, is_alone, place
+    from raydiar.corpus.job.reservations import release_dead
 
     with connected():
+        release_dead()
         placement = place(device, num_actors, report)
         summary.device, summary.placement = placement.device, vars(placement)
         summary.begin_processing()
@@ -295,8 +297,10 @@ def _resolve(job: _Job, read: ReadKept, summary: RunSummary, max_failures: int) 
     """Run the graph of `resolve_corpus` and count its receipts."""
     from raydiar.corpus.job.graph import resolve_graph
     from raydiar.corpus.job.placement import connected
+    from raydiar.corpus.job.reservations import release_dead
 
     with connected():
+        release_dead()
         summary.device = "cpu"
         summary.begin_processing()
         graph = resolve_graph(job.plan, job.output, read, job.resolve(), job.write())
