@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from corpus_files import excerpts, seen, wait_until, write_manifest
+from corpus_files import driver, excerpts, seen, wait_until, write_manifest
 from ray_clusters import RAY, growing_cluster
 
 from raydiar.corpus.job import growth, placement
@@ -146,3 +146,49 @@ def test_a_number_of_actors_is_one_or_auto(number):
 def test_a_cluster_that_starts_nothing_for_a_gpu_has_none(local_ray):
     assert growth.first_gpus(begun=1.0) == (0, "nothing was started for a GPU in 1 s")
     assert not growth.is_growing()
+
+
+ON_EVERY_NODE = """
+import os, time
+from pathlib import Path
+import ray
+from raydiar.corpus.job import decoding, graph, pool, stages
+from raydiar.corpus.job.run import diarize_corpus
+decoding.PACK_SECONDS = 5.0
+pool._EVERY = 0.5
+
+class LocalInferenceStage(stages.LocalInferenceStage):
+    def _run(self, pcm):
+        Path({marks!r}, ray.get_runtime_context().get_node_id()).touch()
+        deadline = time.monotonic() + 200
+        while len(os.listdir({marks!r})) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)  # for the node that comes
+        return super()._run(pcm)
+
+graph.LocalInferenceStage = LocalInferenceStage
+print(diarize_corpus({manifest!r}, {output!r}, device="cpu"))
+"""
+
+
+def test_a_node_that_comes_gets_as_many_actors_as_if_it_had_been_there(talk, tmp_path):
+    """Ray Data kept four tenths of the CPUs for stages that need none of them."""
+    from ray.cluster_utils import Cluster
+
+    marks, output, log = (tmp_path / name for name in ("marks", "output", "log"))
+    marks.mkdir()
+    for number in range(6):
+        (tmp_path / f"{number}.wav").write_bytes(talk)
+    rows = [{"uri": str(tmp_path / f"{number}.wav")} for number in range(6)]
+    manifest = write_manifest(tmp_path / "m.jsonl", rows)
+    job = ON_EVERY_NODE.format(marks=str(marks), manifest=manifest, output=str(output))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        cluster.add_node(num_cpus=2)
+        with driver(job, cluster.address, log) as process:
+            wait_until(lambda: list(marks.iterdir()) or process.poll() is not None)
+            cluster.add_node(num_cpus=2)
+            assert process.wait(timeout=280) == 0, log.read_text()
+    finally:
+        cluster.shutdown()
+    assert list(seen(output).values()) == ["ok"] * 6
+    assert len(list(marks.iterdir())) == 2

@@ -285,6 +285,7 @@ def test_only_the_moments_failures_are_tried_again():
         ([8] * 4, None, (28, 1)),
         ([0, 2, 2], None, (2, 1)),
         ([2], None, (1, 1)),
+        ([0, 1, 1, 1], None, (2, 1)),  # which feed each other
         ([64], None, (60, 1)),  # 60 actors eat what four CPUs decode
         ([3], 2, (2, 1)),
         ([9], 2, (2, 4)),

@@ -662,9 +662,9 @@ def test_the_command_and_the_job_say_who_the_people_are(tmp_path):
     assert result.returncode == 0, result.stderr
     assert "SPEAKER_00 of recording-000" in result.stdout
     assert "20 voices are 5 people's" in result.stderr
-    job = [sys.executable, "jobs/link_speakers.py", "--index", index]
+    job = [sys.executable, "jobs/link_speakers.py", index]
     result = subprocess.run(
-        [*job, "--output", str(tmp_path / "b"), "--threshold", "0.5"],
+        [*job, str(tmp_path / "b"), "--threshold", "0.5"],
         capture_output=True,
         text=True,
     )

@@ -1,10 +1,9 @@
 """Work that may end the process that does it: counted for the whole job, by what ended it.
 
 Ray repeats such work without end. Here three causes are told apart. A node that was lost costs
-nobody an attempt: spot machines go all the time. A device that fails counts against its node, and
-a node where that happens again is left out while there are others. A process that dies alone, for
-want of memory or by a crash, counts against the pack it was at. The job stops when one pack was
-tried too often.
+nobody an attempt: spot machines go all the time. A device that fails counts against itself and its
+node (`exclusion`). A process that dies alone, for want of memory or by a crash, counts against the
+pack it was at. The job stops when one pack was tried too often.
 """
 
 from __future__ import annotations
@@ -12,74 +11,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raydiar.corpus.job.exclusion import Exclusion
+from raydiar.corpus.job.places import Place, alive_nodes
 from raydiar.errors import JobFailed
 
 MOST_ATTEMPTS = 4  # at one pack, each of which ended its process, before the job stops
-MOST_DEVICE_FAILURES = 2  # of one node, before the job does without it
-# packs that a node has to do after a failure to be trusted again
-_TRUSTED_AFTER = 20
 _NOT_ADMITTED_SECONDS = 5.0
-_CRUMB = 0.1  # CPUs
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a process works, and what Ray gave it there.
-
-    Attributes
-    ----------
-    node, worker : str
-        Ray's ids, in hexadecimal digits.
-    address : str
-        Of the node, for messages.
-    cpus, gpus : float
-    memory_kills : int
-        Processes that the kernel has killed there for want of memory.
-    """
-
-    node: str
-    worker: str
-    address: str
-    cpus: float = 0.0
-    gpus: float = 0.0
-    memory_kills: int = 0
-
-    @classmethod
-    def here(cls) -> Place:
-        context = ray.get_runtime_context()
-        given: dict[str, float] = {}
-        if context.get_task_id() is not None and context.worker.mode == ray.WORKER_MODE:
-            given = context.get_assigned_resources()
-        return cls(
-            context.get_node_id(),
-            context.get_worker_id(),
-            ray.util.get_node_ip_address(),
-            given.get("CPU", 0.0),
-            given.get("GPU", 0.0),
-            memory_kills(),
-        )
-
-
-def memory_kills() -> int:
-    """How many processes the kernel has killed for want of memory, here or in this container."""
-    for path in ("/sys/fs/cgroup/memory.events", "/proc/vmstat"):
-        with suppress(OSError):
-            if found := re.search(r"^oom_kill (\d+)$", Path(path).read_text(), re.MULTILINE):
-                return int(found[1])
-    return 0
 
 
 class Attempts:
@@ -95,7 +41,7 @@ class Attempts:
         self._place = Place.here()
 
     def check_admitted(self) -> None:
-        """End this process if the job does without its node; Ray starts another elsewhere."""
+        """End this process if the job does without its place; Ray starts another elsewhere."""
         if not ray.get(self._coordinator.admits.remote(self._place)):
             # while there is no other place it comes back here: not too often
             time.sleep(_NOT_ADMITTED_SECONDS)
@@ -202,16 +148,13 @@ class Coordinator:
 
     def __init__(self):
         self._work: dict[tuple, _Work] = {}
-        self._failures: Counter[str] = Counter()  # of devices, by node
-        self._done_since: Counter[str] = Counter()  # packs after the last of these
-        self._excluded: set[str] = set()
-        self._holds: list = []
         self._notices: list[str] = []
+        self._exclusion = Exclusion(self._notices.append)
 
     async def begin(self, key: tuple, what: str, place: Place) -> str | None:
         """Note that an attempt begins. Gives the reason why there shall be none, if so."""
         work = self._work.setdefault(key, _Work())
-        if work.at is not None and work.at.node in _alive():
+        if work.at is not None and work.at.node in alive_nodes():
             work.deaths += 1
             kills = place.memory_kills - work.at.memory_kills if place.node == work.at.node else 0
             work.for_memory += kills > 0 or _killed_by_ray(work.at.worker)
@@ -220,9 +163,7 @@ class Coordinator:
 
     async def end(self, key: tuple, place: Place) -> None:
         self._work.pop(key, None)
-        self._done_since[place.node] += 1
-        if self._done_since[place.node] >= _TRUSTED_AFTER:
-            self._failures.pop(place.node, None)
+        self._exclusion.succeeded(place)
 
     async def give(self, key: tuple) -> None:
         """Count what a generator is about to give, over all its attempts."""
@@ -236,8 +177,6 @@ class Coordinator:
         work = self._work.setdefault(key, _Work())
         work.at = None  # its process ends by itself
         work.device_failures.append(place.address)
-        self._failures[place.node] += 1
-        self._done_since[place.node] = 0
         if len(work.device_failures) >= MOST_ATTEMPTS:
             nodes = sorted(set(work.device_failures))
             plural = "s" if len(nodes) > 1 else ""
@@ -246,19 +185,12 @@ class Coordinator:
                 f"{what}, lastly with: {error}. Take the node out, or choose smaller batches if "
                 "memory was short."
             )
-        if self._failures[place.node] >= MOST_DEVICE_FAILURES and self._others(place):
-            self._exclude(place, error)
+        self._exclusion.failed(place, error)
         return None
 
     async def admits(self, place: Place) -> bool:
-        """Whether the job does not do without a node."""
-        if place.node not in self._excluded:
-            return True
-        if not self._others(place):  # they are lost: better a bad node than none
-            self._excluded.clear()
-            return True
-        self._hold(place)
-        return False
+        """Whether the job does not do without a place."""
+        return self._exclusion.admits(place)
 
     async def notices(self, known: int = 0) -> list[str]:
         """What the user should hear of, from the notice of this number on."""
@@ -267,48 +199,6 @@ class Coordinator:
     async def outlive(self) -> None:
         """Return never: a caller learns from the exception that this actor was ended."""
         await asyncio.Event().wait()
-
-    def _others(self, place: Place) -> list[str]:
-        """Nodes that could take a process in place of this one, were they free."""
-        return [
-            node
-            for node, resources in _alive().items()
-            if node != place.node
-            and node not in self._excluded
-            and resources.get("GPU", 0) >= place.gpus
-            and resources.get("CPU", 0) >= place.cpus
-        ]
-
-    def _exclude(self, place: Place, error: str) -> None:
-        if place.node not in self._excluded:
-            self._excluded.add(place.node)
-            self._notices.append(
-                f"node {place.address} ({place.node[:8]}) is left out: its device failed "
-                f"{self._failures[place.node]} times, lastly with: {error}"
-            )
-        self._hold(place)
-
-    def _hold(self, place: Place) -> None:
-        """Take what a process leaves on an excluded node, before Ray starts it there again.
-
-        All but a crumb, on which the cheap tasks after inference run: Ray Data counts on these
-        CPUs, and decoding that waits for the networks may keep all others.
-        """
-        there = NodeAffinitySchedulingStrategy(place.node, soft=False)
-        cpus = max(0.0, place.cpus - _CRUMB)
-        hold = ray.remote(_Hold).options(
-            num_cpus=cpus, num_gpus=place.gpus, scheduling_strategy=there
-        )
-        self._holds.append(hold.remote())  # an actor lives as long as its handle
-
-
-class _Hold:
-    """Does nothing, with the resources it holds."""
-
-
-def _alive() -> dict[str, dict[str, float]]:
-    """Resources of the nodes that are there, by id."""
-    return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
 
 
 def _killed_by_ray(worker: str) -> bool:

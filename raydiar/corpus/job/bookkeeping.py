@@ -23,6 +23,7 @@ from raydiar.corpus.output.row_index import update_index
 from raydiar.corpus.watch.progress import RunSummary
 from raydiar.corpus.watch.record import write_record
 from raydiar.errors import ConfigError, JobFailed, OutputError, RaydiarError
+from raydiar.failures import retrying
 from raydiar.pipelines.config import LocalPipeline
 from raydiar.storage.folder import TEMPORARY, Folder, usable
 from raydiar.storage.lock import OutputLock, check_lock
@@ -148,7 +149,8 @@ def agreed_schema(
     Raises
     ------
     OutputError
-        If the output was made by another pipeline, or has a carried column of another type.
+        If the output was made by another pipeline, has a carried column of another type, or if
+        another run has taken it over.
     """
     pipeline = weights.describe()
     with usable(folder):
@@ -160,7 +162,7 @@ def agreed_schema(
         if schema is None:
             # in place of an older one: a schema that is deleted might be the next run's already
             schema = dataset.dataset_schema(weights.dimension, carried, pipeline)
-            dataset.write_schema(folder, schema)
+            _write_schema(folder, run, schema)
             return schema
     if made_by["fingerprint"] != pipeline["fingerprint"]:
         changed = [key for key in made_by if made_by[key] != pipeline[key] and key != "fingerprint"]
@@ -178,8 +180,14 @@ def agreed_schema(
             )
     now = dataset.extended(schema, dataset.dataset_schema(weights.dimension, carried, pipeline))
     if now != schema:
-        dataset.write_schema(folder, now)
+        _write_schema(folder, run, now)
     return now
+
+
+def _write_schema(folder: Folder, run: str, schema: pa.Schema) -> None:
+    # a run that fell asleep after it read the schema must not undo what has been added since
+    retrying(lambda: check_lock(folder, run))
+    dataset.write_schema(folder, schema)
 
 
 def finish(

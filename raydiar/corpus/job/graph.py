@@ -26,6 +26,7 @@ from raydiar.corpus.job.decoding import Decode, DecodePortion
 from raydiar.corpus.job.joining import Join
 from raydiar.corpus.job.keeping import Keep, ReadKept, ReadRows
 from raydiar.corpus.job.placement import Placement
+from raydiar.corpus.job.pool import follow_cluster
 from raydiar.corpus.job.portions import ReadPlan, portion_load
 from raydiar.corpus.job.quiet import ByValue
 from raydiar.corpus.job.reservations import execution_name
@@ -36,6 +37,7 @@ from raydiar.storage.folder import Folder
 
 MAX_FILES = 10_000  # of one run; a write leaves up to two
 _AFTER = 2 * CHEAP_CPUS  # what joins, keeps and resolves is fused
+_AFTER_TASKS = 64  # of clusters that grow, as many as one driver can feed
 _READERS = 2  # tasks that read the plan, each of which gives hundreds of portions a second
 _SLOTS_TO_COME = 256  # on a cluster that grows, where nobody knows
 _ROW = {"batch_size": 1, "batch_format": "pyarrow"}
@@ -114,7 +116,9 @@ def job_graph(
     done = ray.put(done) if plan.num_shards else None
     if on_gpu:  # which many of are fed by one driver: fewer, larger packs
         decode = replace(decode, pack_seconds=2 * decode.pack_seconds)
-    with DataContext.current(job_context(plan)):
+    context = job_context(plan)
+    follow_cluster(context, placement, plan.most_packs)
+    with DataContext.current(context):
         portions = _files(plan).map_batches(
             ReadPlan(output, plan.folder, load), compute=_readers(plan), num_cpus=CHEAP_CPUS, **_ROW
         )
@@ -138,10 +142,11 @@ def job_graph(
             memory=placement.memory,
             **_PACK,
         )
-        joined = inferred.map_batches(Join(output, plan.folder), num_cpus=_AFTER, **_PACK)
+        after = {"num_cpus": _AFTER, "compute": _after_tasks(placement)}
+        joined = inferred.map_batches(Join(output, plan.folder), **after, **_PACK)
         if keep is not None:
-            joined = joined.map_batches(keep, num_cpus=_AFTER, **_PACK)
-        return _written(joined, plan, resolve, write, num_cpus=_AFTER)
+            joined = joined.map_batches(keep, **after, **_PACK)
+        return _written(joined, plan, resolve, write, **after)
 
 
 def resolve_graph(
@@ -165,15 +170,32 @@ def _files(plan: Plan) -> Dataset:
     return ray.data.from_items(files, override_num_blocks=len(files))
 
 
+def _after_tasks(placement: Placement) -> TaskPoolStrategy:
+    """Tasks of the stages after inference.
+
+    A number, since Ray Data keeps a tenth of all CPUs for each stage that sets no bound to its
+    tasks, and as much again in what it shares out: decoding and inference would do without them.
+    """
+    most = max(2, int(ray.cluster_resources().get("CPU", 0)) // 4)
+    grows = placement.max_actors is None or placement.max_actors > placement.num_actors
+    return TaskPoolStrategy(size=max(most, _AFTER_TASKS) if grows else most)
+
+
 def _written(
-    packs: Dataset, plan: Plan, resolve: Resolve, write: Write, num_cpus: float
+    packs: Dataset,
+    plan: Plan,
+    resolve: Resolve,
+    write: Write,
+    num_cpus: float,
+    compute: TaskPoolStrategy | None = None,
 ) -> Dataset:
-    resolved = packs.map_batches(resolve, num_cpus=num_cpus, **_PACK)
+    resolved = packs.map_batches(resolve, num_cpus=num_cpus, compute=compute, **_PACK)
     return resolved.map_batches(
         write,
         batch_size=packs_per_write(plan.most_packs),
         batch_format="pyarrow",
         num_cpus=CHEAP_CPUS,
+        compute=compute,
     )
 
 

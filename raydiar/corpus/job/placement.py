@@ -187,7 +187,7 @@ def fit_actors(
         If so many actors do not fit.
     """
     fitting = {
-        threads: sum(_fitting(node, threads, per_feeder) for node in cpus)
+        threads: room_for_actors(cpus, threads, per_feeder)
         for threads in range(1, THREADS_PER_ACTOR + 1)
     }
     size = num_actors or fitting[1]
@@ -197,6 +197,16 @@ def fit_actors(
             "of the Ray cluster"
         )
     return size, max(threads for threads, most in fitting.items() if most >= size)
+
+
+def room_for_actors(cpus: list[int], threads: int, per_feeder: float = CPUS_PER_FEEDER) -> int:
+    """How many actors of so many threads nodes with these CPUs hold, beside what feeds them.
+
+    Nodes of one CPU feed each other.
+    """
+    single = sum(node == 1 for node in cpus)
+    held = sum(_fitting(node, threads, per_feeder) for node in cpus)
+    return held + (_fitting(single, 1, per_feeder) if threads == 1 else 0)
 
 
 def _fitting(cpus: float, threads: int, per_feeder: float = CPUS_PER_FEEDER) -> int:
@@ -213,7 +223,7 @@ def _memory(nodes: list[dict[str, float]], size: int, threads: int) -> float | N
     """
     fitting = [_fitting(node.get("CPU", 0), threads) for node in nodes]
     holding = [(node.get("memory", 0.0), k) for node, k in zip(nodes, fitting, strict=True) if k]
-    if not all(free for free, _ in holding):
+    if not holding or not all(free for free, _ in holding):
         return None
     memory = 1.01 * max(free / (k + 1) for free, k in holding)
     enough = sum(min(k, int(free // memory)) for free, k in holding) >= size

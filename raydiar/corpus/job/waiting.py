@@ -16,6 +16,8 @@ from ray.data._internal.execution.backpressure_policy import (
     BackpressurePolicy,
 )
 
+from raydiar.corpus.job.pool import FollowedCluster
+
 CHEAP_CPUS = 0.01  # of the stages that must never wait for others
 _CHEAP = 0.1
 _LEAST = 32  # blocks that may wait before any stage
@@ -33,7 +35,8 @@ def bound_waiting(context: DataContext, least: int = _LEAST) -> None:
     """
     context.set_config(_LEAST_KEY, max(least, _LEAST))
     context.set_config(
-        ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [*ENABLED_BACKPRESSURE_POLICIES, BoundedWaiting]
+        ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
+        [*ENABLED_BACKPRESSURE_POLICIES, BoundedWaiting, FollowedCluster],
     )
 
 
