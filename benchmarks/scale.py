@@ -32,8 +32,9 @@ import ray
 from peer import BENCH
 from streaming import local_speakers
 
+from raydiar.audio.parts import PartedPcm
+from raydiar.audio.pcm import PcmBuffer
 from raydiar.corpus.job import decoding, graph, run, stages, waiting
-from raydiar.corpus.job.pack import Outcome
 from raydiar.corpus.output import dataset
 from raydiar.local_speakers import LocalSpeakers
 
@@ -46,9 +47,12 @@ SIZES = {"clip": 480_000, "podcast": 57_600_000, "day": 1_382_400_000}  # bytes,
 class NoDecode(decoding.Decode):
     """Gives silence of the length that the name of a recording says."""
 
-    def __call__(self, recording: dict, source) -> Outcome:
+    def _decode(self, recording: dict, source):
         kind = recording["recording_id"].partition("-")[0]
-        return Outcome(recording, samples=np.zeros(int(16 * LENGTHS[kind]), np.int16))
+        found = []
+        pcm = PartedPcm(PcmBuffer(), self.cut, lambda *part: found.append((*part, False, [])))
+        pcm.append(np.zeros(int(16 * LENGTHS[kind]), np.int16))
+        return [*found, (pcm.kept.samples(), pcm.given, True, [])]
 
 
 class NoInference(stages.LocalInferenceStage):
@@ -73,7 +77,7 @@ class NoInference(stages.LocalInferenceStage):
     def _part(self, part: dict) -> LocalSpeakers:
         one = self._one
         fields = {name: getattr(one, name) for name in ("activity", "posteriors", "embeddings")}
-        place = {"num_samples": part["num_samples"], "first_window": part["index"]}
+        place = {"num_samples": part["num_samples"] or part["stop"], "first_window": part["index"]}
         return LocalSpeakers(**fields, owners=one.owners + np.int32([part["index"], 0]), **place)
 
 
@@ -185,7 +189,7 @@ def main() -> None:
     graph.LocalInferenceStage, run.Resolve, run.Decode = NoInference, NoResolve, NoDecode
     waiting.BoundedWaiting = Watched
     decoding.PACK_SECONDS, decoding.MOST_SECONDS = 1800 / SHRUNK, 7200 / SHRUNK
-    decoding.PART_SECONDS, decoding.PART_OVERLAP = 3600 / SHRUNK, 0
+    decoding.PART_SECONDS, decoding.OVERLAP_SECONDS = 3600 / SHRUNK, 60 / SHRUNK
     ray.init(
         "local", num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False
     )

@@ -65,7 +65,8 @@ class SleepingInference(stages.LocalInferenceStage):
 
 
 def of_part(part: Slice) -> LocalSpeakers:
-    local = local_speakers(part.num_samples, part.num_windows)
+    num_samples = part.num_samples or part.first_sample + len(part.samples)
+    local = local_speakers(num_samples, part.num_windows)
     owners = local.owners + np.int32([part.first_window, 0])
     return replace(local, owners=owners, first_window=part.first_window)
 

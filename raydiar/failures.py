@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
 from typing import TypeVar
 
@@ -147,8 +147,35 @@ def retrying(call: Callable[[], Result], attempts: int = 5, first_wait: float = 
         try:
             return call()
         except Exception as error:
-            error.attempt = attempt
-            momentary = failure_cause(error) == MOMENT or isinstance(error, errors.DecoderKilled)
-            if attempt == attempts or not momentary:
+            if not _passes(error, attempt, attempts):
                 raise
-            time.sleep(first_wait * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
+            _wait(attempt, first_wait)
+
+
+def retrying_pieces(
+    begin: Callable[[], Iterator[Result]], attempts: int = 5, first_wait: float = 1.0
+) -> Iterator[Result]:
+    """As `retrying`, for what comes in pieces, the same ones each time: none is given twice."""
+    given = 0
+    for attempt in count(1):
+        try:
+            for number, piece in enumerate(begin()):
+                if number >= given:
+                    given += 1
+                    yield piece
+            return
+        except Exception as error:
+            if not _passes(error, attempt, attempts):
+                raise
+            _wait(attempt, first_wait)
+
+
+def _passes(error: Exception, attempt: int, attempts: int) -> bool:
+    """Whether a failure may have been the moment's, and there are attempts left."""
+    error.attempt = attempt
+    momentary = failure_cause(error) == MOMENT or isinstance(error, errors.DecoderKilled)
+    return momentary and attempt < attempts
+
+
+def _wait(attempt: int, first: float) -> None:
+    time.sleep(first * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))

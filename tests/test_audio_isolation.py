@@ -3,6 +3,7 @@
 import gc
 import io
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from audio_files import RATE, sparse_wav, speech_like, write
 
 from raydiar.audio import decode, probe
 from raydiar.audio.isolation import IsolatedDecoder
+from raydiar.audio.parts import Cut
 from raydiar.errors import (
     AudioDecodeError,
     AudioNotFound,
@@ -259,6 +261,7 @@ def test_close_ends_the_child(talk):
 PARENT = """
 import sys, threading
 from raydiar.audio.isolation import IsolatedDecoder
+from raydiar.audio.parts import Cut
 decoder = IsolatedDecoder()
 decoder.probe(sys.argv[1])
 print(decoder.pid, flush=True)
@@ -288,3 +291,89 @@ def test_interrupt_leaves_no_stale_answer(talk, fifo):
             decoder.decode(fifo)
         assert not alive(child)
         assert len(decoder.decode(talk)) == 20 * RATE
+
+
+# -- in parts ------------------------------------------------------------------------------------
+
+CUT = Cut(most=8 * RATE, part=4 * RATE, overlap=RATE)
+
+
+def joined(parts) -> np.ndarray:
+    """The recording that parts are of, after a look at how they fit together."""
+    *rest, (end, place, last) = parts
+    assert last
+    for number, (samples, at, is_last) in enumerate(rest):
+        assert (len(samples), at, is_last) == (5 * RATE, number * 4 * RATE, False)
+        following = parts[number + 1][0]
+        assert np.array_equal(samples[4 * RATE :], following[:RATE])
+    assert place == 4 * RATE * len(rest)
+    assert not rest or len(end) >= RATE
+    return np.concatenate([*(samples[: 4 * RATE] for samples, _, _ in rest), end])
+
+
+@pytest.mark.parametrize("excerpt", [{}, {"start": 3.5}, {"start": 1.0, "duration": 9.25}])
+def test_parts_of_a_recording_are_what_it_is(talk, decoder, excerpt):
+    parts = list(decoder.parts(talk, CUT, **excerpt))
+    assert len(parts) >= 2
+    assert np.array_equal(joined(parts), decode(talk, **excerpt))
+    [(whole, place, last)] = decoder.parts(talk, CUT, duration=8.0)
+    assert (place, last) == (0, True)
+    assert np.array_equal(whole, decode(talk, duration=8.0))
+
+
+@pytest.mark.parametrize("codec", ["pcm_f32le", "pcm_s16le"])
+def test_parts_of_floats_and_of_joined_files_are_right_as_well(tmp_path, decoder, codec):
+    """Floats that nobody divided show after seconds; all before them is then decoded again."""
+    signal = speech_like(10.0)
+    if codec == "pcm_f32le":
+        signal = np.concatenate([signal, 32768 * speech_like(10.0, seed=1)])
+    path = write(tmp_path / "a.wav", signal, RATE, codec)
+    path.write_bytes(path.read_bytes() * 2)
+    told, told_whole = [], []
+    parts = list(decoder.parts(path, CUT, warnings=told))
+    assert len(parts) >= 3
+    assert np.array_equal(joined(parts), decode(path, warnings=told_whole))
+    assert told == told_whole
+
+
+def test_what_is_wrong_with_a_recording_may_come_after_some_parts(tmp_path, decoder):
+    path = write(tmp_path / "a.wav", speech_like(20.0), RATE, "pcm_s16le")
+    path.write_bytes(path.read_bytes()[: 15 * 2 * RATE])
+    with pytest.raises(AudioDecodeError) as expected:
+        decode(path)
+    came = []
+    with pytest.raises(AudioDecodeError, match=re.escape(str(expected.value))):
+        came.extend(decoder.parts(path, CUT))
+    assert [last for _, _, last in came] in ([False] * 2, [False] * 3)
+
+
+def test_whoever_takes_no_more_parts_may_go_on_with_another_recording(talk, decoder):
+    parts = decoder.parts(talk, CUT)
+    next(parts)
+    parts.close()
+    assert len(decoder.decode(talk)) == 20 * RATE
+    # of whoever comes back late, the time is not the child's
+    with IsolatedDecoder(time_limit=1.5) as impatient:
+        parts = impatient.parts(talk, CUT)
+        next(parts)
+        time.sleep(2.0)
+        assert next(parts)[1] == 4 * RATE
+
+
+def test_a_day_takes_the_memory_of_its_parts(tmp_path):
+    hours = sparse_wav(tmp_path / "hours.wav", 2)  # 230 MB of samples
+    with IsolatedDecoder() as decoder:
+        decoder.decode(hours, duration=1.0)
+        before = shared_and_own(decoder.pid)
+        most = total = 0
+        for samples, _, last in decoder.parts(hours, Cut(600 * RATE, 300 * RATE, RATE)):
+            total += len(samples) - (0 if last else RATE)
+            most = max(most, shared_and_own(decoder.pid) - before)
+        assert total == 2 * 3600 * RATE
+    assert most < 80e6
+
+
+def shared_and_own(pid: int) -> int:
+    """Bytes of a process, with what it shares."""
+    with open(f"/proc/{pid}/status") as status:
+        return next(1024 * int(line.split()[1]) for line in status if line.startswith("VmRSS"))

@@ -116,7 +116,8 @@ def test_a_long_recording_goes_in_parts_and_leaves_the_row_of_the_whole(
     local_ray, sample_wav, tmp_path, pipeline, monkeypatch
 ):
     monkeypatch.setattr(decoding, "MOST_SECONDS", 20.0)
-    monkeypatch.setattr(decoding, "PART_SECONDS", 11.0)
+    monkeypatch.setattr(decoding, "PART_SECONDS", 7.0)
+    monkeypatch.setattr(decoding, "OVERLAP_SECONDS", 10.0)
     with tarfile.open(tmp_path / "shard.tar", "w") as tar:
         tar.add(sample_wav, "talk.wav")
     rows = [{"uri": str(sample_wav)}, {"uri": "shard.tar"}, *excerpts(sample_wav, 2)]

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+from audio_files import sparse_wav
 from web_storage import serving
 
 from raydiar import audio
@@ -301,8 +302,8 @@ def test_actors_that_do_not_fit_are_refused():
         fit_actors([3], 4)
 
 
-def outcome(minutes: float) -> Outcome:
-    return Outcome({"recording_id": "x"}, samples=np.zeros(int(960_000 * minutes), np.int16))
+def piece(minutes: float) -> tuple[Outcome, None]:
+    return Outcome({"recording_id": "x"}, samples=np.zeros(int(960_000 * minutes), np.int16)), None
 
 
 def minutes_of(group: list[Outcome]) -> list[int]:
@@ -311,35 +312,31 @@ def minutes_of(group: list[Outcome]) -> list[int]:
 
 def test_packs_hold_half_an_hour_to_two_of_what_was_decoded():
     durations = [10, 15, 4, 90, 2, 29, 100, 1, 119]
-    packs = [minutes_of(group) for group, _ in form_packs(map(outcome, durations), Decode())]
+    packs = [minutes_of(group) for group, _ in form_packs(map(piece, durations), Decode())]
     assert packs == [[10, 15, 4, 90], [2, 29], [100], [1, 119]]
-    packs = [minutes_of(group) for group, _ in form_packs(map(outcome, [29, 119, 5]), Decode())]
+    packs = [minutes_of(group) for group, _ in form_packs(map(piece, [29, 119, 5]), Decode())]
     assert packs == [[29], [119], [5]]  # no more than two hours in one
-    clips = (Outcome({}, error={}) for _ in range(1000))
+    clips = ((Outcome({}, error={}), None) for _ in range(1000))
     assert max(len(group) for group, _ in form_packs(clips, Decode())) == PACK_RECORDINGS
 
 
-def test_a_recording_longer_than_a_pack_goes_in_equal_parts():
-    [(before, _), *parts, (after, _)] = form_packs(map(outcome, [9, 121, 5]), Decode())
-    assert (minutes_of(before), minutes_of(after)) == ([9], [5])
-    places = [place for _, place in parts]
-    assert [place["index"] for place in places] == [0, 1, 2]
-    assert {place["num_parts"] for place in places} == {3}
-    edges = [place["start"] for place in places] + [places[-1]["stop"]]
-    assert (edges[0], edges[-1]) == (0, 121 * 960_000)
-    lengths = np.diff(edges)
-    assert lengths.max() - lengths.min() < 3 * 16000
-    for [part], place in parts:
-        # enough of the next for the last window, and not one sample that is not there
-        last = place["index"] == 2
-        assert len(part.samples) - (place["stop"] - place["start"]) == (0 if last else 960_000)
+def test_a_recording_longer_than_a_pack_goes_in_parts_of_an_hour(tmp_path):
+    hours = sparse_wav(tmp_path / "hours.wav", 2 + 1 / 3600)
+    row = dict.fromkeys(RECORDING_FIELDS.names) | {"uri": str(hours), "recording_id": "x"}
+    places = [place for _, place in Decode()(row, str(hours))]
+    hour, end = 3600 * 16000, 7201 * 16000
+    assert places == [
+        {"index": 0, "start": 0, "stop": hour},
+        {"index": 1, "start": hour, "num_parts": 2, "stop": end, "num_samples": end},
+    ]
+    assert Decode().cut.overlap >= 10 * 16000  # or the last windows of a part were not whole
 
 
 def test_a_recording_in_parts_has_the_row_of_the_whole(sample_wav, infer, resolve, tmp_path):
     """Parts of 10 s of 30 s of conversation, one of which is inferred twice."""
     recording = {"uri": str(sample_wav), "recording_id": "long"}
     [whole] = DecodePortion(Decode())(portion_of(recording))
-    small = Decode(most_seconds=20.0, part_seconds=11.0)
+    small = Decode(most_seconds=20.0, part_seconds=7.0, overlap_seconds=10.0)
     parts = list(DecodePortion(small)(portion_of(recording, {"uri": "missing.wav"})))
     assert [Pack(part).num_recordings for part in parts] == [1] * 4
     join = Join(Folder(str(tmp_path)), "plan/run1")
@@ -362,7 +359,7 @@ def test_a_recording_in_parts_has_the_row_of_the_whole(sample_wav, infer, resolv
 
 
 def test_a_part_that_fails_fails_its_recording(sample_wav, infer, tmp_path):
-    small = Decode(most_seconds=10.0, part_seconds=10.0)
+    small = Decode(most_seconds=10.0, part_seconds=8.0, overlap_seconds=10.0)
     parts = DecodePortion(small)(portion_of({"uri": str(sample_wav), "duration": 20.0}))
     join = Join(Folder(str(tmp_path)), "plan/run1")
     first, second = (infer(part) for part in parts)
@@ -370,6 +367,42 @@ def test_a_part_that_fails_fails_its_recording(sample_wav, infer, tmp_path):
     first = Pack(first).with_local_speakers([None], [error], 0.0).table
     assert Pack(join(first)).num_recordings == 0
     assert Pack(join(second)).errors() == [error]
+
+
+def test_a_recording_that_is_found_damaged_after_some_parts_is_an_error(
+    sample_wav, infer, resolve, tmp_path
+):
+    damaged = tmp_path / "damaged.wav"
+    damaged.write_bytes(sample_wav.read_bytes()[:800_000])  # of 960 kB
+    small = Decode(most_seconds=10.0, part_seconds=7.0, overlap_seconds=10.0)
+    parts = [infer(part) for part in DecodePortion(small)(portion_of({"uri": str(damaged)}))]
+    assert [Pack(part).part["num_parts"] for part in parts] == [None, None, 3]
+    join = Join(Folder(str(tmp_path)), "plan/run1")
+    packs = [Pack(join(parts[number])) for number in (2, 0, 1)]
+    assert [pack.num_recordings for pack in packs] == [0, 0, 1]
+    [[row]] = resolve(packs[2].table).column("rows").to_pylist()
+    assert (row["status"], row["error"]["type"]) == ("error", "AudioDecodeError")
+
+
+def test_storage_that_fails_between_parts_is_asked_again_for_the_rest(sample_wav, monkeypatch):
+    decode = Decode(most_seconds=10.0, part_seconds=7.0, overlap_seconds=10.0)
+    row = dict.fromkeys(RECORDING_FIELDS.names) | {"uri": "x", "recording_id": "x"}
+    expected = list(decode(row, str(sample_wav)))
+    whole, failures = Decode._decode, [2, 1]
+
+    def failing(self, recording, source):
+        for number, part in enumerate(whole(self, recording, source)):
+            if failures and number == failures[-1]:
+                failures.pop()
+                raise StorageUnavailable("gone for a moment")
+            yield part
+
+    monkeypatch.setattr(Decode, "_decode", failing)
+    monkeypatch.setattr("raydiar.failures.time.sleep", lambda seconds: None)
+    found = list(decode(row, str(sample_wav)))
+    assert [place for _, place in found] == [place for _, place in expected]
+    for (one, _), (other, _) in zip(found, expected, strict=True):
+        assert np.array_equal(one.samples, other.samples)
 
 
 def rows_at(*uris: str, size: int | None = None) -> list[dict]:

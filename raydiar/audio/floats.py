@@ -20,6 +20,11 @@ class UnscaledFloats(Exception):
     """Samples of a file have to be divided by more than was thought."""
 
 
+def stores_floats(codec: str) -> bool:
+    """Whether a codec may hold samples beyond full scale, or NaN."""
+    return codec.startswith("pcm_f") or codec == "wavpack"
+
+
 def count_unscaled(magnitudes: np.ndarray, full_scale: float) -> int:
     """How many samples are beyond what recordings hold."""
     return np.count_nonzero(magnitudes > _LOUD * full_scale)

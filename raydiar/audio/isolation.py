@@ -22,6 +22,7 @@ import tempfile
 import threading
 import time
 import weakref
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from multiprocessing.connection import Connection
@@ -33,6 +34,7 @@ from raydiar import errors
 from raydiar.audio import MAX_DURATION, SAMPLE_RATE, AudioInfo
 from raydiar.audio.arguments import channel_index, hand_over
 from raydiar.audio.decoding import decode_into, read_info
+from raydiar.audio.parts import Cut, PartedPcm
 from raydiar.audio.pcm import PcmBuffer
 from raydiar.errors import DecoderCrashed, DecoderKilled, DecoderStalled, StorageUnavailable
 from raydiar.naming import local_path
@@ -49,6 +51,7 @@ from raydiar.storage import (
 _START_SECONDS = 120.0
 _KILLED = "SIGKILL"  # which we send to a child only after we have given it up
 _PULSE_SECONDS = 1.0
+_GO_ON = b"go on"  # with the next part
 # Audio seconds per second below which a decode counts as stalled: one busy core does hundreds.
 _SLOWEST = 10.0
 
@@ -125,15 +128,71 @@ class IsolatedDecoder:
         }
         with _anonymous_file("pcm") as pcm:
             reply = self._ask(source, storage_options, excerpt, [pcm])
-            samples = np.frombuffer(mmap.mmap(pcm, 2 * reply["num_samples"]), np.int16)
+            samples = _mapped(pcm, reply["num_samples"])
         hand_over(reply["warnings"], warnings)
         return samples
+
+    def parts(
+        self,
+        source: Source,
+        cut: Cut,
+        *,
+        start: float = 0.0,
+        duration: float | None = None,
+        channel: int | str | None = None,
+        max_duration: float = MAX_DURATION,
+        storage_options: dict[str, Any] | None = None,
+        warnings: list[str] | None = None,
+    ) -> Iterator[tuple[np.ndarray, int, bool]]:
+        """As `decode`, but long recordings come in parts, while they are decoded.
+
+        The child waits until the next part is asked for, so that memory holds but a few. Where
+        several tracks are mixed, or samples are floats whose scale shows in the end only, it
+        decodes all before the first part leaves.
+
+        Yields
+        ------
+        samples : (num_samples,) int16
+            In shared memory that belongs to this array alone.
+        place : int
+            Of the first of these samples.
+        last : bool
+            Whether there are no more; `warnings` are then complete.
+
+        Raises
+        ------
+        Exception
+            As `decode`, perhaps after some parts.
+        """
+        excerpt = {
+            "start": start,
+            "duration": duration,
+            "channel": channel_index(channel),
+            "max_duration": max_duration,
+            "cut": asdict(cut),
+        }
+        with _anonymous_file("pcm") as pcm:
+            reply = yield from self._asking(source, storage_options, excerpt, [pcm])
+            samples = _mapped(pcm, reply["num_samples"])
+        hand_over(reply["warnings"], warnings)
+        yield samples, reply["place"], True
 
     def probe(self, source: Source, *, storage_options: dict[str, Any] | None = None) -> AudioInfo:
         """As `raydiar.audio.probe`, with the failures of `decode`."""
         return AudioInfo(**self._ask(source, storage_options, None, [])["info"])
 
-    def _ask(self, source, storage_options, excerpt, descriptors) -> dict[str, Any]:
+    def _ask(self, *request) -> dict[str, Any]:
+        asking = self._asking(*request)
+        try:
+            while True:
+                next(asking)
+        except StopIteration as ended:
+            return ended.value
+
+    def _asking(
+        self, source, storage_options, excerpt, descriptors
+    ) -> Generator[tuple[np.ndarray, int, bool], None, dict[str, Any]]:
+        """Give parts as they come, if any were asked for, and return the reply."""
         label = display_name(source)
         with ExitStack() as stack:
             if hasattr(source, "read"):
@@ -153,7 +212,10 @@ class IsolatedDecoder:
                 self._child = _Child()
             try:
                 request = (uri, label, storage_options, excerpt)
-                reply = self._child.exchange(request, descriptors, label, remote, self.time_limit)
+                child = self._child
+                reply = yield from child.exchange(
+                    request, descriptors, label, remote, self.time_limit
+                )
                 self._was_killed = False
             except BaseException as error:
                 self._was_killed = isinstance(error, DecoderKilled)
@@ -198,9 +260,19 @@ class _Child:
             self.end()
             raise RuntimeError("The process that decodes audio did not start; see its stderr.")
 
-    def exchange(self, request, descriptors, label, remote, time_limit) -> dict[str, Any]:
-        """Send a request and wait for its reply, as long as the child makes progress."""
-        started = time.monotonic()
+    def exchange(self, request, descriptors, label, remote, time_limit):
+        """Send a request and wait for its reply, as long as the child makes progress.
+
+        Yields
+        ------
+        samples, place, last
+            Of parts, if that was asked for. The time until the next is not the child's.
+
+        Returns
+        -------
+        reply : dict
+        """
+        started, decoded, counted = time.monotonic(), 0, 0
         limit, reading = time_limit, remote
         try:
             self._send(request, descriptors)
@@ -208,10 +280,18 @@ class _Child:
                 reply = self._receive(started + limit - time.monotonic())
                 if reply is None:
                     break
-                if "pulse" not in reply:
+                if "part" in reply:
+                    part = self._take(**reply["part"])
+                    yield part
+                    del part
+                    self._connection.send_bytes(_GO_ON)
+                    started, counted = time.monotonic(), decoded
+                    limit = time_limit
+                elif "pulse" in reply:
+                    reading, decoded = reply["pulse"]["reading"], reply["pulse"]["num_samples"]
+                    limit = time_limit + (decoded - counted) / SAMPLE_RATE / _SLOWEST
+                else:
                     return reply
-                reading = reply["pulse"]["reading"]
-                limit = time_limit + reply["pulse"]["num_samples"] / SAMPLE_RATE / _SLOWEST
         except (EOFError, OSError) as error:
             cause = self._cause_of_death()
             if cause == _KILLED:
@@ -237,6 +317,14 @@ class _Child:
         socket.send_fds(self._socket, [b"\0"], descriptors)
         self._connection.send_bytes(pickle.dumps(request))
 
+    def _take(self, num_samples: int, place: int) -> tuple[np.ndarray, int, bool]:
+        """The part that follows the message that announced it."""
+        _, [descriptor], _, _ = socket.recv_fds(self._socket, 1, 1)
+        try:
+            return _mapped(descriptor, num_samples), place, False
+        finally:
+            os.close(descriptor)
+
     def _receive(self, seconds: float) -> dict[str, Any] | None:
         """The next message, None if none comes in time."""
         if not self._connection.poll(max(0.0, seconds)):
@@ -249,6 +337,10 @@ class _Child:
         except subprocess.TimeoutExpired:
             return "it closed its connection"
         return signal.Signals(-status).name if status < 0 else f"exit status {status}"
+
+
+def _mapped(descriptor: int, num_samples: int) -> np.ndarray:
+    return np.frombuffer(mmap.mmap(descriptor, 2 * num_samples), np.int16)
 
 
 def _end(process: subprocess.Popen, carrier: socket.socket, connection: Connection) -> None:
@@ -339,7 +431,8 @@ def serve(descriptor: int) -> None:
         if not marker:
             return
         try:
-            reply = _answer(pickle.loads(connection.recv_bytes()), descriptors, connection)
+            request = pickle.loads(connection.recv_bytes())
+            reply = _answer(request, descriptors, carrier, connection)
         except Exception as error:
             reply = {"error": _report(error)}
         for received in descriptors:
@@ -347,10 +440,15 @@ def serve(descriptor: int) -> None:
         connection.send_bytes(json.dumps(reply).encode())
 
 
-def _answer(request, descriptors: list[int], connection: Connection) -> dict[str, Any]:
+def _answer(
+    request, descriptors: list[int], carrier: socket.socket, connection: Connection
+) -> dict[str, Any]:
     uri, label, storage_options, excerpt = request
+    cut = excerpt.pop("cut", None) if excerpt else None
     with ExitStack() as stack:
         pcm = _SharedPcm(descriptors[0]) if excerpt else None
+        if cut is not None:
+            pcm = PartedPcm(pcm, Cut(**cut), lambda *part: pulse.hand_on(carrier, *part))
         pulse = stack.enter_context(_Pulse(connection, pcm))
         if uri is None:
             copy = stack.enter_context(open(descriptors[-1], "rb", closefd=False))
@@ -363,7 +461,10 @@ def _answer(request, descriptors: list[int], connection: Connection) -> dict[str
             return {"info": asdict(read_info(pulse.reader))}
         warnings: list[str] = []
         decode_into(pcm, pulse.reader, **excerpt, warnings=warnings)
-        return {"num_samples": pcm.num_samples, "warnings": warnings}
+        if cut is None:
+            return {"num_samples": pcm.num_samples, "warnings": warnings}
+        pcm.end()
+        return {"num_samples": pcm.kept.num_samples, "place": pcm.given, "warnings": warnings}
 
 
 def _report(error: Exception) -> dict[str, Any]:
@@ -393,9 +494,10 @@ class _SharedPcm(PcmBuffer):
 class _Pulse:
     """Tells the parent every second how far the decoder is, and whether it waits for its source."""
 
-    def __init__(self, connection: Connection, pcm: PcmBuffer | None):
+    def __init__(self, connection: Connection, pcm: PcmBuffer | PartedPcm | None):
         self.reader: Reader | None = None
         self._connection = connection
+        self._sending = threading.Lock()  # is held while the parent is at a part
         self._pcm = pcm
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
@@ -414,4 +516,15 @@ class _Pulse:
                 "num_samples": self._pcm.num_samples if self._pcm else 0,
                 "reading": self.reader is None or self.reader.reading,
             }
-            self._connection.send_bytes(json.dumps({"pulse": pulse}).encode())
+            with self._sending:
+                self._connection.send_bytes(json.dumps({"pulse": pulse}).encode())
+
+    def hand_on(self, carrier: socket.socket, samples: np.ndarray, place: int) -> None:
+        """Give the parent a part, and wait until it asks for the next."""
+        part = {"num_samples": len(samples), "place": place}
+        with _anonymous_file("part") as descriptor, self._sending:
+            with open(descriptor, "wb", closefd=False) as file:
+                file.write(samples)
+            self._connection.send_bytes(json.dumps({"part": part}).encode())
+            socket.send_fds(carrier, [b"\0"], [descriptor])
+            self._connection.recv_bytes()

@@ -8,6 +8,7 @@ import numpy as np
 
 from raydiar.audio.arguments import check_excerpt
 from raydiar.audio.containers import Track
+from raydiar.audio.floats import stores_floats
 from raydiar.audio.mixing import TrackMixer
 from raydiar.audio.resampling import SAMPLE_RATE
 from raydiar.errors import AudioDecodeError, EmptyAudio, RecordingTooLong
@@ -60,6 +61,9 @@ class PcmBuffer:
     def clear(self) -> None:
         self.num_samples = 0
 
+    def keep_whole(self) -> None:
+        """What is there may be changed, or dropped, until the end: here that is always so."""
+
     def samples(self) -> np.ndarray:
         """All that was appended: (num_samples,) int16, a view that keeps the memory alive."""
         return np.frombuffer(self._memory, np.int16, self.num_samples)
@@ -106,6 +110,8 @@ class Excerpt:
 
     def begin(self, track: Track, alone: bool) -> None:
         """Reserve memory; raise RecordingTooLong before anything is decoded if the header tells."""
+        if not alone or len(track.choice.indexes) > 1 or stores_floats(track.info.codec):
+            self._pcm.keep_whole()
         if track.stated_duration is not None and alone:
             seconds = min(track.stated_duration, self._end) - self.start
             if seconds > self._max_duration:

@@ -13,7 +13,13 @@ import av
 import numpy as np
 
 from raydiar.audio.containers import Track
-from raydiar.audio.floats import LARGEST, UnscaledFloats, count_unscaled, is_unscaled
+from raydiar.audio.floats import (
+    LARGEST,
+    UnscaledFloats,
+    count_unscaled,
+    is_unscaled,
+    stores_floats,
+)
 from raydiar.audio.resampling import frame_samples
 from raydiar.errors import AudioDecodeError, InvalidSamples
 
@@ -78,8 +84,8 @@ class TimedFrames:
         self._tolerance = _EXACT_GAP_SECONDS if exact else _SHAKY_GAP_SECONDS
         # In a wav that is not PCM (ADPCM, mp3) times are estimates but for the first packet's.
         timed = track.info.container != "wav" or codec.startswith("pcm_")
-        # Only codecs that store floats can hold NaN, and looking for it costs a little.
-        self._floats = codec.startswith("pcm_f") or codec == "wavpack"
+        # Looking for what only floats can hold costs a little.
+        self._floats = stores_floats(codec)
         # FFmpeg gives the first frame after a change of rate the rate of before.
         self._relabels = codec.startswith("mp3")
         self._is_amr = track.info.container == "amr"  # whose decoder takes any bytes for speech

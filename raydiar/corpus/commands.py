@@ -12,6 +12,11 @@ from typer.core import TyperCommand
 
 from raydiar.errors import RaydiarError
 
+TableOption = Annotated[
+    str | None,
+    typer.Option(help="delta: keep OUTPUT a Delta Lake table, too.", metavar="delta"),
+]
+
 app = typer.Typer(help="Diarize whole corpora with Ray.", no_args_is_help=True)
 
 
@@ -86,6 +91,7 @@ def diarize(
         float | None,
         typer.Option(help="Of one GPU, or CPU actor, an hour: to tell the cost."),
     ] = None,
+    table: TableOption = None,
     token: Annotated[str | None, typer.Option(help="Hugging Face token for gated weights.")] = None,
 ) -> None:
     """Diarize the recordings of a manifest or folder that OUTPUT has no row of."""
@@ -105,6 +111,7 @@ def diarize(
             keep_local=keep_local,
             decode_time_limit=decode_time_limit,
             price=price,
+            table=table,
             token=token,
         )
     typer.echo(summary)
@@ -125,6 +132,7 @@ def resolve(
     max_failures: Annotated[
         int, typer.Option(help="Stop when more of the last 1,000 recordings failed.")
     ] = 500,
+    table: TableOption = None,
     token: Annotated[str | None, typer.Option(help="Hugging Face token for gated weights.")] = None,
 ) -> None:
     """Cluster kept LocalSpeakers again, with other parameters, without a GPU or the audio."""
@@ -134,7 +142,9 @@ def resolve(
     with _told_in_one_line():
         parameters = parse_settings(parameters or [])
         config = load_config(pipeline, token=token).with_parameters(parameters)
-        summary = resolve_corpus(kept, output, config, max_failures=max_failures, token=token)
+        summary = resolve_corpus(
+            kept, output, config, max_failures=max_failures, table=table, token=token
+        )
     typer.echo(summary)
     typer.echo(f"The dataset is in {summary.output}")
 

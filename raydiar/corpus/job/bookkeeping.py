@@ -196,8 +196,8 @@ def finish(
     before: dataset.Inventory,
     plan: Plan,
     shards: ShardLog | None = None,
-) -> None:
-    """Leave exactly one row a recording, to any reader."""
+) -> dataset.Inventory:
+    """Leave exactly one row a recording, to any reader; gives what there is then."""
     with usable(folder):
         after = dataset.Inventory.read(folder, known=before)
         written = after.of_run(run)
@@ -213,3 +213,4 @@ def finish(
         if dataset.remove_overruled(folder, run, after):
             after = dataset.Inventory.read(folder, known=after)
         update_index(folder, after.indexed)
+    return after

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raydiar.corpus.job.bookkeeping import folder_of, locked, new_run
-from raydiar.corpus.output import dataset
+from raydiar.corpus.output import dataset, delta
 from raydiar.corpus.output.row_index import update_index
 from raydiar.errors import ConfigError, OutputError
 from raydiar.failures import retrying
@@ -69,6 +69,7 @@ def compact(
             raise OutputError(f"{output} holds no diarization dataset")
     with locked(folder, run, report), usable(folder):
         schema = dataset.read_schema(folder)
+        commit = delta.committer(folder, run, schema)
         before = dataset.Inventory.read(folder)
         removed = dataset.remove_overruled(folder, run, before)
         inventory = dataset.Inventory.read(folder, known=before) if removed else before
@@ -77,6 +78,7 @@ def compact(
             _merge(folder, run, names, schema)
         after = dataset.Inventory.read(folder, known=inventory)
         update_index(folder, after.indexed)
+        commit(after)
     num_rows = sum(map(len, after.hashes))
     return Compacted(len(before.files), len(after.files), num_rows, removed)
 

@@ -2,9 +2,9 @@
 
 Recordings come from a portion's rows or from the members of a shard, and are treated alike from
 there on. Packs close at half an hour of what was really decoded, whatever a manifest or the size
-of a file suggests; what lasts longer than a pack may goes in parts. Which recordings a shard holds
-shows only here: members that have a row already are passed over, and its packs tell the driver how
-many rows to expect.
+of a file suggests; what lasts longer than a pack may goes in parts, while it is decoded. Which
+recordings a shard holds shows only here: members that have a row already are passed over, and its
+packs tell the driver how many rows to expect.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from raydiar.audio import MAX_DURATION, SAMPLE_RATE
 from raydiar.audio.isolation import IsolatedDecoder
+from raydiar.audio.parts import Cut
 from raydiar.corpus.hashes import hash_ids, is_member
 from raydiar.corpus.inputs.manifest import default_id
 from raydiar.corpus.inputs.shards import is_shard, read_members
@@ -27,16 +28,17 @@ from raydiar.corpus.job.pack import Outcome, Pack
 from raydiar.corpus.job.portions import pack_number
 from raydiar.corpus.job.prefetch import NamedBytes, prefetched
 from raydiar.errors import ShardError, StorageUnavailable
-from raydiar.failures import recordings_error, retrying
+from raydiar.failures import recordings_error, retrying_pieces
 from raydiar.naming import is_audio
 from raydiar.storage import Source, display_name
 
 PACK_SECONDS = 30 * 60.0  # of audio, at which a pack is closed
 MOST_SECONDS = 2 * 3600.0  # of a pack; a recording of more goes in parts
-PART_SECONDS = 3600.0  # about
+PART_SECONDS = 3600.0
 PACK_RECORDINGS = 256
-# Of the next part, which a part holds so that its last windows are whole; windows are of 10 s.
-PART_OVERLAP = 60 * SAMPLE_RATE
+OVERLAP_SECONDS = 60.0  # so that the last windows of a part are whole, which are of 10 s
+
+Piece = tuple[Outcome, dict | None]
 
 
 @cache
@@ -56,9 +58,9 @@ class Decode:
         See `IsolatedDecoder`.
     attempts : int
         For failures of the moment.
-    pack_seconds, most_seconds, part_seconds : float, s
-        At how much audio a pack is closed, how much it holds at most, and about how much of a
-        longer recording a part of it does.
+    pack_seconds, most_seconds, part_seconds, overlap_seconds : float, s
+        At how much audio a pack is closed, how much it holds at most, how much of a longer
+        recording a part of it does, and how much of the next part it holds as well.
     """
 
     max_duration: float = MAX_DURATION
@@ -67,22 +69,53 @@ class Decode:
     pack_seconds: float = field(default_factory=lambda: PACK_SECONDS)
     most_seconds: float = field(default_factory=lambda: MOST_SECONDS)
     part_seconds: float = field(default_factory=lambda: PART_SECONDS)
+    overlap_seconds: float = field(default_factory=lambda: OVERLAP_SECONDS)
 
-    def __call__(self, recording: dict, source: Source) -> Outcome:
+    def __call__(self, recording: dict, source: Source) -> Iterator[Piece]:
         """Samples of a recording, or the error that becomes its row.
+
+        Yields
+        ------
+        outcome : Outcome
+            Of the whole recording; or of one part after another, the last of which may be an error.
+        part : dict or None
+            Which part that is (`PART`).
 
         Raises
         ------
         Exception
             What the machine is to blame for.
         """
+        index = 0
         try:
-            samples, warnings = retrying(lambda: self._decode(recording, source), self.attempts)
+            for samples, start, last, warnings in retrying_pieces(
+                lambda: self._decode(recording, source), self.attempts
+            ):
+                outcome = Outcome(recording, None, warnings, samples)
+                yield (
+                    outcome,
+                    None if last and not index else self._place(index, outcome, start, last),
+                )
+                index += 1
         except Exception as raised:
-            return Outcome(recording, recordings_error(raised))
-        return Outcome(recording, None, warnings, samples)
+            failed = Outcome(recording, recordings_error(raised))
+            yield failed, {"index": index, "num_parts": index + 1} if index else None
 
-    def _decode(self, recording: dict, source: Source) -> tuple[np.ndarray, list[str]]:
+    def _place(self, index: int, part: Outcome, start: int, last: bool) -> dict:
+        place = {"index": index, "start": start}
+        if not last:
+            return place | {"stop": start + self.cut.part}
+        end = start + len(part.samples)
+        return place | {"num_parts": index + 1, "stop": end, "num_samples": end}
+
+    @property
+    def cut(self) -> Cut:
+        seconds = (self.most_seconds, self.part_seconds, self.overlap_seconds)
+        return Cut(*(int(SAMPLE_RATE * length) for length in seconds))
+
+    def _decode(
+        self, recording: dict, source: Source
+    ) -> Iterator[tuple[np.ndarray, int, bool, list[str]]]:
         channel = recording["channel"]
         if channel == "split":
             decoder(self.time_limit).probe(source)  # raises what is wrong with it
@@ -91,15 +124,16 @@ class Decode:
                 "read. Run the job again to split it."
             )
         warnings: list[str] = []
-        samples = decoder(self.time_limit).decode(
+        for part in decoder(self.time_limit).parts(
             source,
+            self.cut,
             start=recording["start"] or 0.0,
             duration=recording["duration"],
             channel=None if channel is None else int(channel),
             max_duration=self.max_duration,
             warnings=warnings,
-        )
-        return samples, warnings
+        ):
+            yield *part, warnings
 
 
 @dataclass(frozen=True)
@@ -129,8 +163,8 @@ class DecodePortion:
         if len(rows) == 1 and is_shard(rows[0]["uri"]):
             packs = self._shard(number, rows[0])
         else:
-            outcomes = (self.decode(*one) for one in prefetched(rows))
-            packs = ((group, part, None) for group, part in form_packs(outcomes, self.decode))
+            pieces = (piece for one in prefetched(rows) for piece in self.decode(*one))
+            packs = ((group, part, None) for group, part in form_packs(pieces, self.decode))
         begun = time.perf_counter()
         for place, (group, part, told) in enumerate(packs):
             seconds = time.perf_counter() - begun
@@ -152,10 +186,10 @@ class DecodePortion:
         members = _Members(shard, ray.get(self.done), self.decode)
         attempts, key = Attempts(self.coordinator), ("shard", number)
         refusal = attempts.begin(key, f"reading {display_name(shard['uri'])}")
-        outcomes, before = members.decoded(), 0
+        pieces, before = members.decoded(), 0
         if refusal:
-            outcomes, before = members.refused(refusal), attempts.given(key)
-        groups = chain([([], None)] * before, form_packs(outcomes, self.decode))
+            pieces, before = members.refused(refusal), attempts.given(key)
+        groups = chain([([], None)] * before, form_packs(pieces, self.decode))
         place = -1
         for place, (group, part) in enumerate(groups):
             attempts.give(key)
@@ -173,7 +207,7 @@ def _told(shard: dict, place: int, num_rows: int = 0) -> dict:
 
 
 def form_packs(
-    outcomes: Iterator[Outcome], decode: Decode
+    pieces: Iterator[Piece], decode: Decode
 ) -> Iterator[tuple[list[Outcome], dict | None]]:
     """Group what was decoded, in order, into packs.
 
@@ -185,14 +219,14 @@ def form_packs(
     """
     group: list[Outcome] = []
     total, most = 0, int(decode.most_seconds * SAMPLE_RATE)
-    for one in outcomes:
+    for one, part in pieces:
+        if part is not None:
+            yield [one], part
+            continue
         length = 0 if one.samples is None else len(one.samples)
         if group and total + length > most:
             yield group, None
             group, total = [], 0
-        if length > most:
-            yield from ((([part]), place) for part, place in _parts(one, decode.part_seconds))
-            continue
         group.append(one)
         total += length
         if total >= decode.pack_seconds * SAMPLE_RATE or len(group) == PACK_RECORDINGS:
@@ -200,20 +234,6 @@ def form_packs(
             group, total = [], 0
     if group:
         yield group, None
-
-
-def _parts(one: Outcome, seconds: float) -> Iterator[tuple[Outcome, dict]]:
-    """Parts of about the same length, at whole seconds."""
-    length = len(one.samples)
-    num_parts = -(-length // int(seconds * SAMPLE_RATE))
-    step = -(-length // (num_parts * SAMPLE_RATE)) * SAMPLE_RATE
-    num_parts = -(-length // step)
-    for index in range(num_parts):
-        start, stop = index * step, min(length, (index + 1) * step)
-        place = {"index": index, "num_parts": num_parts, "start": start, "stop": stop}
-        samples = one.samples[start : stop + PART_OVERLAP]
-        part = Outcome(one.recording, None, one.warnings, samples)
-        yield part, place | {"num_samples": length}
 
 
 class _Members:
@@ -234,7 +254,7 @@ class _Members:
         named = shard["recording_id"] != default_id(*place)
         self._stem = shard["recording_id"] if named else shard["uri"]
 
-    def decoded(self) -> Iterator[Outcome]:
+    def decoded(self) -> Iterator[Piece]:
         try:
             for name, data in read_members(self._shard["uri"], is_audio, self._is_wanted):
                 if data is None:
@@ -242,15 +262,15 @@ class _Members:
                     continue
                 source = NamedBytes(data, f"{display_name(self._shard['uri'])}#{name}")
                 for recording in self._recordings(name, source):
-                    yield self._decode(recording, source)
+                    yield from self._decode(recording, source)
         except Exception as error:
-            yield self._failure(error)
+            yield self._failure(error), None
         else:
             self.whole = True
 
-    def refused(self, reason: str) -> Iterator[Outcome]:
+    def refused(self, reason: str) -> Iterator[Piece]:
         """One row for a shard that ends every process that reads it."""
-        yield self._failure(ShardError(reason))
+        yield self._failure(ShardError(reason)), None
 
     def _failure(self, error: Exception) -> Outcome:
         return Outcome(self._shard, recordings_error(error) | {"retryable": True})

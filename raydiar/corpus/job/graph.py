@@ -207,14 +207,16 @@ def packs_per_write(num_packs: int) -> int:
 def _decode_memory(plan: Plan, decode: Decode, placement: Placement) -> float | None:
     """Bytes that a decode task asks for: the PCM of the longest recording that may come to it.
 
-    No more than half of what a node has, or it could never run. None where memory is what keeps
+    Of one that goes in parts, what it holds at a time: as much as stays whole, and two parts. No
+    more than half of what a node has, or it could never run. None where memory is what keeps
     inference actors apart, which leaves a node one CPU to decode on, and where no node is yet.
     """
     nodes = [n["Resources"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU")]
     if placement.memory or not nodes:
         return None
     longest = min(decode.max_duration, plan.longest or decode.max_duration)
-    pcm = 2.0 * SAMPLE_RATE * max(longest, decode.most_seconds)
+    held = decode.most_seconds + 2 * decode.part_seconds
+    pcm = 2.0 * SAMPLE_RATE * min(max(longest, decode.most_seconds), held)
     return min(pcm, min(node.get("memory", 0.0) for node in nodes) / 2) or None
 
 

@@ -11,7 +11,7 @@ part, and finds its own claim; the others, run again, find a claim that is not t
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +23,7 @@ from raydiar.local_speakers import LocalSpeakers
 from raydiar.storage.folder import Folder
 
 _CLAIM = "claim"
+_LAST = "-last.parquet"  # tells how many parts there are
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,14 @@ class Join:
         [recording] = pack.recordings()
         [name] = hash_ids([recording["recording_id"]])
         place = f"{self.folder}/{bytes(name).hex()}"
-        index, num_parts = part["index"], part["num_parts"]
-        retrying(lambda: self.output.publish_table(f"{place}/{index:05d}.parquet", table))
+        index = part["index"]
+        ending = ".parquet" if part["num_parts"] is None else _LAST
+        retrying(lambda: self.output.publish_table(f"{place}/{index:05d}{ending}", table))
         parts = [f for f in retrying(lambda: self.output.list(place)) if f.endswith(".parquet")]
-        if len(parts) < num_parts or not self._claimed(place, index):
+        num_parts = max(
+            (int(f.removesuffix(_LAST)) + 1 for f in parts if f.endswith(_LAST)), default=0
+        )
+        if not num_parts or len(parts) < num_parts or not self._claimed(place, index):
             return pack.without_recordings().table
         return self._joined(pack, [f"{place}/{file}" for file in parts]).table
 
@@ -63,10 +68,15 @@ class Join:
 
     def _joined(self, pack: Pack, files: list[str]) -> Pack:
         parts = [self._read(file) for file in files]
+        warnings = [warning for part in parts for warning in part.warnings()[0]]
         errors = [error for part in parts for error in part.errors() if error is not None]
         if errors:
-            return pack.whole(None, errors[0])
-        return pack.whole(LocalSpeakers.concat([part.local_speakers()[0] for part in parts]), None)
+            return pack.whole(None, errors[0], warnings)
+        # how long the recording is was known to the last part only
+        local = [part.local_speakers()[0] for part in parts]
+        num_samples = max(part.num_samples for part in local)
+        local = [replace(part, num_samples=num_samples) for part in local]
+        return pack.whole(LocalSpeakers.concat(local), None, warnings)
 
     def _read(self, file: str) -> Pack:
         data = retrying(lambda: self.output.read(file))

@@ -27,13 +27,13 @@ from raydiar.local_speakers import LocalSpeakers
 PART = pa.struct(
     [
         ("index", pa.int32()),
-        ("num_parts", pa.int32()),
+        ("num_parts", pa.int32()),  # of the recording; null but in the last of them
         ("start", pa.int64()),  # first sample of this part, and of the next, in the recording
         ("stop", pa.int64()),
-        ("num_samples", pa.int64()),  # of the whole recording
+        ("num_samples", pa.int64()),  # of the whole recording; null but in the last part
     ]
 )
-"""Which part of a long recording a pack holds."""
+"""Which part of a long recording a pack holds. How many there are shows with the last."""
 
 STEPS = ("decode", "inference", "resolve")
 
@@ -209,9 +209,10 @@ class Pack:
             part=pa.nulls(1, PART),
         )
 
-    def whole(self, local: LocalSpeakers | None, error: dict | None) -> Pack:
+    def whole(self, local: LocalSpeakers | None, error: dict | None, warnings: list[str]) -> Pack:
         """This pack as that of its whole recording, of which it held a part."""
         return self._with(
+            warnings=_texts([warnings]),
             errors=pa.array([[error]], pa.list_(ERROR)),
             local_speakers=_one_list(local_speakers_to_arrow([local])),
             part=pa.nulls(1, PART),

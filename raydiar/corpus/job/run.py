@@ -35,7 +35,7 @@ from raydiar.corpus.job.bookkeeping import (
 from raydiar.corpus.job.decoding import Decode
 from raydiar.corpus.job.keeping import Keep, ReadKept
 from raydiar.corpus.job.stages import Resolve, Write
-from raydiar.corpus.output import dataset
+from raydiar.corpus.output import dataset, delta
 from raydiar.corpus.output.kept import check_made_by, plan_kept, prepare, read_schema
 from raydiar.corpus.watch.progress import FailureLimit, RunSummary
 from raydiar.corpus.watch.record import versions
@@ -66,6 +66,7 @@ def diarize_corpus(
     keep_local: str | None = None,
     decode_time_limit: float = 120.0,
     price: float | None = None,
+    table: str | None = None,
     token: str | None = None,
     report: Callable[[str], None] | None = None,
 ) -> RunSummary:
@@ -100,6 +101,9 @@ def diarize_corpus(
     price : float, optional
         What one inference actor (a GPU, or the CPUs of one) costs an hour, in any currency: the
         cost of an hour of audio is then told with the progress.
+    table : str, optional
+        "delta": commit what the job leaves to a Delta Lake table in the output. An output that is
+        one stays one without being asked.
     token : str, optional
         Of Hugging Face, for gated weights.
     report : callable, optional
@@ -120,6 +124,7 @@ def diarize_corpus(
         raise ManifestError("give either a manifest (--manifest) or a source of audio (--input)")
     if retry_errors not in (None, "retryable", "all"):
         raise ConfigError(f"retry_errors must be retryable or all, not {retry_errors!r}")
+    _check_table(table)
     device = parse_device(device, of_cluster=True)
     check_paths(manifest=manifest, input=source, output=output, keep_local=keep_local)
     folder = folder_of(output)
@@ -138,6 +143,7 @@ def diarize_corpus(
             write_manifest(source, listing, without=folder.uri)
             recordings = read_manifest(listing, count_channels)
         schema = agreed_schema(folder, summary.run, recordings.carried, weights, reprocess)
+        commit = delta.committer(folder, summary.run, schema, table)
         keep = None
         if keep_local is not None:
             kept = folder_of(keep_local)
@@ -159,7 +165,7 @@ def diarize_corpus(
                     with Reporter(summary, record, report):
                         say = report or print_line
                         _process(job, decode, keep, summary, device, num_actors, max_failures, say)
-                finish(folder, summary.run, before, plan, shards)
+                commit(finish(folder, summary.run, before, plan, shards))
     return summary
 
 
@@ -169,6 +175,7 @@ def resolve_corpus(
     pipeline: str | PipelineConfig | None = None,
     *,
     max_failures: int = 500,
+    table: str | None = None,
     token: str | None = None,
     report: Callable[[str], None] | None = None,
 ) -> RunSummary:
@@ -180,7 +187,7 @@ def resolve_corpus(
     ----------
     kept : str
         Folder or fsspec URI of LocalSpeakers.
-    output, pipeline, max_failures, token, report
+    output, pipeline, max_failures, table, token, report
         See `diarize_corpus`. The networks of the pipeline must be those of the LocalSpeakers.
 
     Raises
@@ -189,6 +196,7 @@ def resolve_corpus(
         Also if there are no LocalSpeakers, or they are of another pipeline.
     ConfigError, WeightsNotFound, CheckpointError, JobFailed
     """
+    _check_table(table)
     check_paths(kept=kept, output=output)
     source, folder = folder_of(kept), folder_of(output)
     told = public_uri(source.uri)
@@ -202,6 +210,7 @@ def resolve_corpus(
     carried = pa.schema([f for f in recording if f.name not in RECORDING_FIELDS.names])
     with locked(folder, summary.run, report or print_line):
         schema = agreed_schema(folder, summary.run, carried, weights)
+        commit = delta.committer(folder, summary.run, schema, table)
         before = dataset.Inventory.read(folder)
         with scratch(folder, summary.run):
             plan = plan_kept(source, before.done, folder, summary.run)
@@ -210,8 +219,13 @@ def resolve_corpus(
                     job = _Job(folder, summary.run, plan, weights, schema)
                     with Reporter(summary, record, report):
                         _resolve(job, ReadKept(source), summary, max_failures)
-                finish(folder, summary.run, before, plan)
+                commit(finish(folder, summary.run, before, plan))
     return summary
+
+
+def _check_table(table: str | None) -> None:
+    if table not in (None, *delta.FORMS):
+        raise ConfigError(f"table must be one of {', '.join(delta.FORMS)}, not {table!r}")
 
 
 def count_channels(uri: str) -> int | None:

@@ -95,7 +95,7 @@ class LocalInferenceStage:
         decoded = [(n, samples) for n, samples in enumerate(pack.samples()) if samples is not None]
         sources = [samples for _, samples in decoded]
         if pack.part is not None:
-            sources = [self._slice(*sources, pack.part)]
+            sources = [self._slice(samples, pack.part) for samples in sources]
         found: list[LocalSpeakers | None] = [None] * len(errors)
         try:
             with self._attempts.at(key, what):
@@ -116,9 +116,8 @@ class LocalInferenceStage:
 
         grid = self._inference.grid
         first, last = (-(-part[edge] // grid.step_samples) for edge in ("start", "stop"))
-        if part["index"] == part["num_parts"] - 1:
+        if part["num_samples"] is not None:
             last = grid.num_windows(part["num_samples"])
-        last = min(last, grid.num_windows(part["num_samples"]))
         return Slice(samples, first, last - first, part["start"], part["num_samples"])
 
     def _infer(self, sources: list) -> list[LocalSpeakers | Exception]:

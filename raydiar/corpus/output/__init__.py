@@ -4,5 +4,6 @@
   never change, and are published whole.
 - `row_index`: which recordings each file holds; a cache, never the truth.
 - `kept`: LocalSpeakers for clustering again without GPU or audio.
+- `delta`: a log beside the files, by which they are a Delta Lake table.
 - `export`: the dataset as RTTM, CSV, JSON or a table of turns.
 """
