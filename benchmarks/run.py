@@ -24,6 +24,7 @@ BENCHMARKS = {
     "inference_parity": (["inference_parity.py"], ["--quick"]),
     "memory": (["memory.py"], ["--quick"]),
     "ray_overhead": (["ray_overhead.py"], ["--quick"]),
+    "clips": (["clips.py"], ["--quick"]),
     "nodes": (["nodes.py"], ["--quick"]),
     "resolve_long": (["resolve_long.py"], ["--hours", "0.5"]),
     "streaming": (["streaming.py"], ["--quick"]),

@@ -358,6 +358,7 @@ def test_whoever_takes_no_more_parts_may_go_on_with_another_recording(talk, deco
         next(parts)
         time.sleep(2.0)
         assert next(parts)[1] == 4 * RATE
+        parts.close()
 
 
 def test_a_day_takes_the_memory_of_its_parts(tmp_path):

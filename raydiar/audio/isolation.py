@@ -148,7 +148,8 @@ class IsolatedDecoder:
 
         The child waits until the next part is asked for, so that memory holds but a few. Where
         several tracks are mixed, or samples are floats whose scale shows in the end only, it
-        decodes all before the first part leaves.
+        decodes all before the first part leaves. Take all parts or close the generator: until then
+        this decoder serves nobody else.
 
         Yields
         ------

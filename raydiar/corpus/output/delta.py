@@ -41,6 +41,7 @@ def check(output: Folder, schema: pa.Schema) -> None:
     """
     try:
         import deltalake
+        from deltalake.exceptions import TableNotFoundError
     except ImportError:
         raise ConfigError(
             f"{output.uri} is to be a Delta table, which needs a package: "
@@ -57,7 +58,9 @@ def check(output: Folder, schema: pa.Schema) -> None:
                 "it, or leave out --table delta"
             ) from None
     try:
-        deltalake.DeltaTable.is_deltatable(output.uri, _options(output))
+        deltalake.DeltaTable(output.uri, storage_options=_options(output))
+    except TableNotFoundError:
+        pass
     except Exception as error:
         raise ConfigError(
             f"{output.uri} cannot be a Delta table: {_first_line(error)}. Its library takes "
