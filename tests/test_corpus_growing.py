@@ -55,7 +55,7 @@ def test_a_job_starts_where_nothing_runs_and_lets_go_of_what_came(sample_wav, tm
         assert list(seen(output).values()) == ["ok"] * 4
         assert list((output / "_raydiar" / "models").iterdir()), "nodes to come share no disk"
         assert most >= 3  # the head, what infers, what feeds it
-        wait_until(lambda: len(cluster.raylets()) == 1, seconds=200)
+        wait_until(lambda: len(cluster.raylets()) == 1, seconds=150)
 
 
 ON_MADE_UP_GPUS = """

@@ -9,6 +9,7 @@ with the actor's description, is never lost, and there is nothing to print.
 from __future__ import annotations
 
 import logging
+import warnings
 
 import ray
 
@@ -19,6 +20,8 @@ def be_quiet() -> None:
     """Keep what Ray says of its own affairs from the user of a job; errors are told by it."""
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is told by JobFailed
+    # small jobs have fewer packs than a stage may have tasks
+    warnings.filterwarnings("ignore", r"The (max|min)imum number of concurrent (tasks|actors) for")
     pass_by_value()
 
 
