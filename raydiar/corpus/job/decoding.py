@@ -92,10 +92,8 @@ class Decode:
                 lambda: self._decode(recording, source), self.attempts
             ):
                 outcome = Outcome(recording, None, warnings, samples)
-                yield (
-                    outcome,
-                    None if last and not index else self._place(index, outcome, start, last),
-                )
+                whole = last and not index
+                yield outcome, None if whole else self._place(index, outcome, start, last)
                 index += 1
         except Exception as raised:
             failed = Outcome(recording, recordings_error(raised))
