@@ -8,9 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from large_corpus import make_corpus
+from typer.testing import CliRunner
 from voiceprint_corpus import CALIBRATION, Voices, conversations, diarized, write_dataset
 
 from raydiar.audio import decode
+from raydiar.cli import app
 from raydiar.errors import (
     ConfigError,
     VoiceprintIndexConflict,
@@ -473,6 +475,25 @@ def test_voices_are_linked_within_a_column_first(tmp_path):
         link(index, calibration, LinkingParameters(within="show"))
 
 
+def test_voices_that_are_all_too_short_stay_alone(tmp_path):
+    said = Voices(1).say(np.zeros(4, int))
+    recordings = [diarized(f"r{n}", said[n : n + 1], [1.0]) for n in range(4)]
+    linking = link(build(tmp_path, recordings), CALIBRATION)
+    assert linking.num_identities == 4
+    assert linking.identities["probability"].null_count == 4
+
+
+def test_people_of_too_little_speech_in_all_are_not_linked(tmp_path):
+    said = Voices(2).say(np.repeat([0, 1], 2))
+    recordings = [diarized(f"r{n}", said[n : n + 1], [4.0 if n < 2 else 6.0]) for n in range(4)]
+    index = build(tmp_path, recordings)
+    kept = by_voice(link(index, parameters=THRESHOLD))
+    assert kept["r0", "SPEAKER_00"] != kept["r1", "SPEAKER_00"]
+    assert kept["r2", "SPEAKER_00"] == kept["r3", "SPEAKER_00"]
+    anybody = LinkingParameters(threshold=0.5, min_seconds=0)
+    assert link(index, parameters=anybody).num_identities == 2
+
+
 @pytest.mark.parametrize("kind", ["one", "same", "two"])
 def test_corpora_of_next_to_nothing_are_linked(kind, tmp_path):
     voices = Voices(2)
@@ -669,6 +690,11 @@ def test_the_command_and_the_job_say_who_the_people_are(tmp_path):
         text=True,
     )
     assert result.returncode == 0, result.stderr
+    evidence = Evidence.from_json((tmp_path / "a" / "evidence.json").read_bytes())
+    assert evidence.embedding == "e" * 64
+    asked = ["--recording", "recording-0000", "--speaker", "SPEAKER_00", "-k", "1", "--calibration"]
+    search = ["voiceprint", "search", index, *asked, str(tmp_path / "a" / "evidence.json")]
+    assert "likely, " in CliRunner().invoke(app, search, catch_exceptions=False).stdout
     a, b = (pq.read_table(tmp_path / name / identities.FILE) for name in "ab")
     assert a.equals(b)
     assert len(a) == 20

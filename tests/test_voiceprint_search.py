@@ -131,6 +131,9 @@ def test_how_sure_a_hit_is_follows_from_how_many_there_are(corpus, index, tmp_pa
             for a, b in zip(even, search(index, query, calibration=calibration)[0], strict=True)
             if b.probability < 0.999
         )
+    often = search(index, query, calibration=Evidence(mates=10.0))[0]
+    [given] = search(index, query, calibration=Evidence(), prior=10 / (len(index) - 1))
+    assert [h.probability for h in often] == [h.probability for h in given]
     assert told(0.93) == "likely, 93 %"
     assert told(0.4) == "possible, 40 %"
     assert told(0.001) == "unlikely, under 1 %"

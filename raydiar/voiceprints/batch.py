@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.core import open as fsspec_open
 
-from raydiar.voiceprints.evidence import Evidence, prior_of_size
+from raydiar.voiceprints.evidence import Evidence
 from raydiar.voiceprints.reading import read_voiceprints
-from raydiar.voiceprints.search import meaning, nearest_in_recordings
+from raydiar.voiceprints.search import meaning, nearest_in_recordings, prior_for
 from raydiar.voiceprints.searchable import SearchableIndex
 from raydiar.voiceprints.verification import Calibration
 
@@ -77,7 +77,7 @@ def _table(index, ids: pa.Table, scores, hits, calibration, prior) -> pa.Table:
     asked = ids.select(["recording_id", "speaker"]).take(rows)
     probabilities = pa.nulls(len(rows), pa.float64())
     if calibration is not None:
-        prior = prior_of_size(len(index)) if prior is None else prior
+        prior = prior_for(index, calibration) if prior is None else prior
         seconds = found["seconds"].to_numpy()
         probabilities = pa.array(meaning(calibration, scores, prior, seconds))
     found = found.drop_columns("seconds")

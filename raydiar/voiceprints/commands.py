@@ -22,7 +22,11 @@ PipelineOption = Annotated[
 ]
 TokenOption = Annotated[str | None, typer.Option(help="Hugging Face token for gated weights.")]
 CalibrationOption = Annotated[
-    str | None, typer.Option(help="JSON file; by default the one shipped for the embedding.")
+    str | None,
+    typer.Option(
+        help="JSON file; by default the one shipped for the embedding. Searches also take the "
+        "evidence.json that `link` writes."
+    ),
 ]
 Prior = Annotated[
     float, typer.Option(help="How likely two voices are one person before they are heard.")
@@ -357,22 +361,35 @@ def _calibration(path: str | None, embedding: str, embedding_mode: str):
 
     if path is None:
         return default_calibration(embedding, embedding_mode)
-    try:
-        with open(path, "rb") as file:
-            calibration = Calibration.from_json(file.read())
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
+    calibration = Calibration.from_json(_read(path))
     if (calibration.embedding, calibration.embedding_mode) != (embedding, embedding_mode):
         raise ConfigError(f"{path} was fitted for another embedding ({calibration.embedding})")
     return calibration
 
 
 def _meaning(path: str | None, embedding: str, embedding_mode: str):
-    """A calibration that is given, or how cosines of the default embedding spread in a corpus."""
+    """A calibration or evidence that is given, or how cosines spread in a corpus by default."""
     from raydiar.voiceprints.evidence import Evidence
 
-    calibration = _calibration(path, embedding, embedding_mode)
-    return Evidence() if path is None and calibration is not None else calibration
+    if path is None:
+        shipped = _calibration(None, embedding, embedding_mode)
+        return None if shipped is None else Evidence()
+    try:
+        evidence = Evidence.from_json(_read(path))
+    except ConfigError:
+        return _calibration(path, embedding, embedding_mode)
+    made_with = (evidence.embedding, evidence.embedding_mode)
+    if made_with not in (("", ""), (embedding, embedding_mode)):
+        raise ConfigError(f"{path} was measured with another embedding ({evidence.embedding})")
+    return evidence
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
 
 
 def _conditions(terms: list[str]) -> dict[str, list]:

@@ -59,6 +59,10 @@ class Evidence:
         normal distribution, less where they are met more often.
     half : float, s
         Speech of which a voiceprint is half as reliable as of very much.
+    mates : float
+        Other recordings of its person that a voice has on average; of ten at most.
+    embedding, embedding_mode : str
+        Of the voiceprints that were measured; empty for any.
     fitted : dict
         Where the numbers are from.
     """
@@ -71,14 +75,17 @@ class Evidence:
     offset: float = 0.04
     tail: float = 1.0
     half: float = 1.0
+    mates: float = MATES
+    embedding: str = ""
+    embedding_mode: str = ""
     fitted: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self):
         numbers = [getattr(self, name) for name in _NUMBERS]
         if not np.isfinite(numbers).all() or not 0 < self.cohesion < 1:
             raise ConfigError("evidence needs finite numbers, and a cohesion between 0 and 1")
-        if min(self.within, self.between, self.scatter, self.tail) <= 0:
-            raise ConfigError("variances and tail of evidence must be above 0")
+        if min(self.within, self.between, self.scatter, self.tail, self.mates) <= 0:
+            raise ConfigError("variances, tail and mates of evidence must be above 0")
 
     # -- what is known of voices ---------------------------------------------------------------
 
@@ -238,8 +245,11 @@ class Evidence:
         try:
             document = json.loads(text)
             numbers = {name: float(document[name]) for name in _NUMBERS}
-            return cls(**numbers, fitted=dict(document.get("fitted", {})))
+            names = {name: str(document[name]) for name in ("embedding", "embedding_mode")}
+            return cls(**numbers, **names, fitted=dict(document.get("fitted", {})))
         except (ValueError, TypeError, KeyError) as error:
+            if isinstance(error, ConfigError):
+                raise
             raise ConfigError(f"not the evidence of a corpus: {error}") from error
 
 
@@ -253,7 +263,7 @@ def word_of(probability: float) -> str:
     return next(word for least, word in WORDS if probability >= least)
 
 
-_NUMBERS = ("cohesion", "within", "between", "scatter", "floor", "offset", "tail", "half")
+_NUMBERS = ("cohesion", "within", "between", "scatter", "floor", "offset", "tail", "half", "mates")
 
 
 def _reliability(known: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ evidence is asked follows from how unlikely it is that two voices of so many are
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raydiar.errors import ConfigError, VoiceprintNotFound
+from raydiar.storage.folder import Folder
 from raydiar.voiceprints.agglomeration import Apart, Groups, agglomerate, in_order
 from raydiar.voiceprints.evidence import LONG, MATES, Evidence, prior_of_size
 from raydiar.voiceprints.hubs import doubled_people, hub_voices
@@ -30,8 +31,12 @@ from raydiar.voiceprints.verification import Calibration, default_calibration
 MIN_IDENTITY_SECONDS = 10.0
 """Speech of a person, over all recordings, below which voices are not linked."""
 
+EVIDENCE = "evidence.json"
+"""What linking measured on the corpus, beside the identities."""
+
 _PASSES = 4  # comparisons of means, each after the merging of the last
 _CENTERED = 500  # people from whom on their mean is taken off
+_SHOWN = 10  # recordings of a person that a search shows
 _DRAWN = 100_000  # pairs that strangers are measured from
 _HEARD_APART = 8.0  # nats that speak against it if both were heard in one recording
 _SLACK = 0.1  # in cosine, below what links two voices: their means may come closer
@@ -166,7 +171,8 @@ def link_into(
     """Link the voices of an index, and publish the identities in a folder.
 
     Identities that the folder holds are kept where their voices stay together; the map from them
-    is published beside, as `changes-<run>.parquet`. Parameters and errors as in `link`.
+    is published beside, as `changes-<run>.parquet`, and what was measured as `evidence.json`, which
+    searches take as their calibration. Parameters and errors as in `link`.
 
     Raises
     ------
@@ -176,6 +182,7 @@ def link_into(
     previous, version = read_identities(output)
     linking = link(index, calibration, parameters, previous, report)
     publish(output, linking.identities, linking.changes, linking.next_identity, version)
+    Folder(output).publish(EVIDENCE, linking.evidence.to_json().encode())
     return linking
 
 
@@ -238,6 +245,11 @@ def link(
     )
     people = linker.people()
     report(f"two voices of long speech are linked from a score of {linker.threshold:.3f}")
+    evidence = replace(
+        linker.evidence,
+        embedding=index.generation.embedding,
+        embedding_mode=index.generation.embedding_mode,
+    )
     identities, changes, next_identity = number_people(voices, people, previous)
     table = pa.table(
         [
@@ -256,7 +268,7 @@ def link(
         changes,
         next_identity,
         linker.threshold,
-        linker.evidence,
+        evidence,
         linker.num_links,
         linker.recall,
     )
@@ -380,6 +392,7 @@ class Linker:
             if labels.max(initial=-1) == before:
                 break
         labels = self._without_doubled(labels)
+        self._measure_mates(labels)
         labels = self._without_little(labels)
         labels = self._join_short(labels)
         return self._for_all(labels)
@@ -417,6 +430,8 @@ class Linker:
 
     def _merge(self, labels, first, second, label: str, wanted=None) -> np.ndarray:
         """New labels after merging what pairs of labels join; -1 stays."""
+        if not (labels >= 0).any():
+            return labels
         chosen = (first >= 0) & (second >= 0) & (first != second)
         wanted = self._wanted() if wanted is None else wanted[chosen]
         merged = agglomerate(
@@ -537,6 +552,13 @@ class Linker:
             f"one person's recordings have a cosine of {self.evidence.cohesion:.2f} on average"
         )
 
+    def _measure_mates(self, labels: np.ndarray) -> None:
+        if (labels >= 0).sum() >= 300:
+            sizes = np.bincount(labels[labels >= 0])
+            # of more, a list of hits shows the best
+            mates = float(np.average(np.minimum(sizes - 1, _SHOWN), weights=sizes))
+            self.evidence = replace(self.evidence, mates=max(mates, 0.01))
+
     def _center(self, labels: np.ndarray) -> None:
         """Take off what all people have in common."""
         means = self._groups(labels).means()
@@ -561,7 +583,7 @@ class Linker:
         self._founding &= ~self.hubs
 
     def _without_doubled(self, labels: np.ndarray) -> np.ndarray:
-        if not self._parameters.one_recording:
+        if not self._parameters.one_recording or not (labels >= 0).any():
             return labels
         doubled = doubled_people(labels, self._recordings)
         no_person = (labels >= 0) & doubled[labels]

@@ -97,7 +97,7 @@ def search(
     records = index.records(ids[found])
     probabilities = np.full(scores.shape, np.nan)
     if calibration is not None:
-        prior = prior_of_size(len(index)) if prior is None else prior
+        prior = prior_for(index, calibration) if prior is None else prior
         seconds = np.array([record["seconds"] for record in records])
         probabilities[found] = meaning(calibration, scores[found], prior, seconds)
     remaining = iter(records)
@@ -120,6 +120,13 @@ def meaning(
     if isinstance(calibration, Evidence):
         return calibration.probability(scores, prior, seconds)
     return calibration.probability(scores, prior)
+
+
+def prior_for(index: SearchableIndex, calibration: Calibration | Evidence) -> float:
+    """How likely a voice of an index is one that is sought, before it is heard."""
+    if isinstance(calibration, Evidence):
+        return prior_of_size(len(index), calibration.mates)
+    return prior_of_size(len(index))
 
 
 def nearest_in_recordings(
