@@ -18,7 +18,8 @@ from audio_files import RATE, sparse_wav, speech_like, write
 
 from raydiar.audio import decode, probe
 from raydiar.audio.isolation import IsolatedDecoder
-from raydiar.audio.parts import Cut
+from raydiar.audio.parts import Cut, PartedPcm
+from raydiar.audio.pcm import PcmBuffer
 from raydiar.errors import (
     AudioDecodeError,
     AudioNotFound,
@@ -261,7 +262,6 @@ def test_close_ends_the_child(talk):
 PARENT = """
 import sys, threading
 from raydiar.audio.isolation import IsolatedDecoder
-from raydiar.audio.parts import Cut
 decoder = IsolatedDecoder()
 decoder.probe(sys.argv[1])
 print(decoder.pid, flush=True)
@@ -359,6 +359,28 @@ def test_whoever_takes_no_more_parts_may_go_on_with_another_recording(talk, deco
         time.sleep(2.0)
         assert next(parts)[1] == 4 * RATE
         parts.close()
+
+
+def test_whoever_looks_on_never_sees_a_recording_in_parts_shrink():
+    """A decoder that seemed to have gone back by two hours was taken for one that had stalled."""
+    seen = []
+
+    class Kept(PcmBuffer):
+        def clear(self):
+            super().clear()
+            seen.append(pcm.num_samples)
+
+        def append(self, block):
+            super().append(block)
+            seen.append(pcm.num_samples)
+
+    pcm = PartedPcm(Kept(), CUT, lambda samples, place: seen.append(pcm.num_samples))
+    for _ in range(30):
+        pcm.append(np.zeros(RATE, np.int16))
+    pcm.end()
+    assert pcm.given == 7 * CUT.part
+    assert seen == sorted(seen)
+    assert pcm.num_samples == 30 * RATE
 
 
 def test_a_day_takes_the_memory_of_its_parts(tmp_path):

@@ -290,7 +290,7 @@ class _Child:
                     limit = time_limit
                 elif "pulse" in reply:
                     reading, decoded = reply["pulse"]["reading"], reply["pulse"]["num_samples"]
-                    limit = time_limit + (decoded - counted) / SAMPLE_RATE / _SLOWEST
+                    limit = time_limit + max(0, decoded - counted) / SAMPLE_RATE / _SLOWEST
                 else:
                     return reply
         except (EOFError, OSError) as error:

@@ -48,18 +48,17 @@ class PartedPcm:
 
     Attributes
     ----------
+    num_samples : int
+        Of the recording so far. Another thread may look at it at any time, and takes one that
+        falls back for a decoder that has stalled.
     given : int
         Place in the recording of the first sample that is kept.
     """
 
     def __init__(self, kept: PcmBuffer, cut: Cut, give: Callable[[np.ndarray, int], None]):
-        self.kept, self.given = kept, 0
+        self.kept, self.given, self.num_samples = kept, 0, 0
         self._cut, self._give = cut, give
         self._whole = False
-
-    @property
-    def num_samples(self) -> int:
-        return self.given + self.kept.num_samples
 
     def keep_whole(self) -> None:
         """Hand on nothing before the end: what is there may be changed, or dropped, until then."""
@@ -71,6 +70,7 @@ class PartedPcm:
 
     def append(self, block: np.ndarray) -> None:
         self.kept.append(block)
+        self._count()
         if not self._whole:
             self._hand_on()
 
@@ -79,14 +79,19 @@ class PartedPcm:
 
     def put(self, place: int, block: np.ndarray) -> None:
         self.kept.put(place, block)
+        self._count()
 
     def clear(self) -> None:
         self.kept.clear()
+        self._count()
 
     def end(self) -> None:
         """Hand on all parts but the last."""
         self._whole = False
         self._hand_on()
+
+    def _count(self) -> None:
+        self.num_samples = self.given + self.kept.num_samples
 
     def _hand_on(self) -> None:
         cut, kept = self._cut, self.kept
