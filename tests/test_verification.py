@@ -7,7 +7,7 @@ import pytest
 from voiceprint_corpus import Voices, conversations, write_dataset
 
 from raydiar.clustering import PLDA
-from raydiar.errors import ConfigError
+from raydiar.errors import ConfigError, VoiceprintIndexError
 from raydiar.evaluation.verification import equal_error_rate, error_rates, min_dcf
 from raydiar.pipelines.config import DEFAULT
 from raydiar.voiceprints import builder
@@ -139,6 +139,77 @@ def test_score_normalisation_evens_out_voices_that_resemble_all(tmp_path):
     assert equal_error_rate(normalised, a == b)[0] < 0.2 * equal_error_rate(raw, a == b)[0]
     # symmetric
     assert np.allclose(cohort.scores(first, second), cohort.scores(second, first), atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def strangers(tmp_path_factory) -> str:
+    """An index of 400 voices of 300 people."""
+    folder = tmp_path_factory.mktemp("strangers")
+    uri = str(folder / "index")
+    recordings, _ = conversations(Voices(300, seed=1), 200)
+    builder.build(uri, [write_dataset(folder / "out", recordings)])
+    return uri
+
+
+def test_a_cohort_knows_how_often_its_strangers_score_so_high(strangers):
+    cohort = Cohort.of(VoiceprintIndex.open(strangers), top=50)
+    others = Voices(300, seed=1)
+    others.say(np.arange(300))  # the people of the index, on other days
+    first, second = others.say(np.arange(0, 150)), others.say(np.arange(150, 300))
+    a, b = (array.ravel() for array in np.meshgrid(np.arange(150), np.arange(150)))
+    scores = cohort.scores(first[a], second[b])
+    for rate in (0.1, 0.02):
+        assert rate / 2 < (scores >= cohort.threshold(rate)).mean() < rate * 2
+    same = cohort.scores(first, others.say(np.arange(0, 150)))
+    assert (same >= cohort.threshold(0.02)).mean() > 0.9
+    with pytest.raises(ConfigError, match="knows false-accept rates from"):
+        cohort.threshold(1e-6)
+
+
+@pytest.mark.reference
+def test_pairs_are_judged_by_cosine_cohort_or_plda(strangers, shared):
+    from raydiar.voiceprints.commands import _judge
+
+    voices = Voices(300, seed=1)
+    one, same = (voices.say(np.array([3])) for _ in range(2))
+    others = voices.say(np.arange(10, 60))
+    judge = _judge(strangers, None, None, MADE_WITH, 0.02, 0.5)
+    assert judge(one, same)[0]
+    assert np.mean([judge(one, other[None])[0] for other in others]) < 0.15
+    assert "2.00% of the pairs" in judge(one, same)[1]
+    with pytest.raises(VoiceprintIndexError, match="cannot be compared"):
+        _judge(strangers, None, None, MADE_WITH | {"embedding": "f" * 64}, 0.02, 0.5)
+    directory = str(shared / "models" / "plda")
+    plda = PLDA.load(directory)
+    judge = _judge(None, directory, None, MADE_WITH, 0.02, 0.5)
+    rng = np.random.default_rng(0)
+    person = rng.standard_normal((1, plda.dimension)).astype(np.float32)
+    again = person + 0.05 * rng.standard_normal((1, plda.dimension)).astype(np.float32)
+    assert judge(person, again)[0]
+    assert not judge(person, rng.standard_normal((1, plda.dimension)).astype(np.float32))[0]
+    with pytest.raises(ConfigError, match="256 dimensions, these have 192"):
+        judge(one, same)
+    with pytest.raises(ConfigError, match="is not known"):
+        _judge(None, None, None, MADE_WITH, 0.02, 0.5)(one, same)
+
+
+@pytest.mark.reference
+def test_the_library_verifies_by_a_cohort_or_a_plda(strangers, shared):
+    from raydiar import SpeakerVerification
+
+    voices = Voices(300, seed=1)
+    one, same = (voices.say(np.array([3])) for _ in range(2))
+    others = voices.say(np.arange(10, 60))
+    cohort = Cohort.of(VoiceprintIndex.open(strangers))
+    verification = SpeakerVerification(cohort=cohort, false_accept_rate=0.02)
+    assert verification(one, same)
+    assert np.mean([bool(verification(one, other)) for other in others]) < 0.15
+    assert verification(one, same).probability is None
+    plda = PLDA.load(shared / "models" / "plda")
+    with pytest.raises(ConfigError, match="PLDA is of voices of 256 dimensions"):
+        SpeakerVerification(plda=plda)
+    with pytest.raises(ConfigError, match="not by both"):
+        SpeakerVerification(plda=plda, cohort=cohort)
 
 
 def test_plda_scores_are_log_likelihood_ratios():

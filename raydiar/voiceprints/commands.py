@@ -160,32 +160,86 @@ def verify(
     second: Annotated[str, typer.Argument(help="Another.")],
     false_accept_rate: RateOption = 0.01,
     prior: Prior = 0.5,
+    cohort: Annotated[
+        str | None,
+        typer.Option(help="Index whose voices scores are measured against (AS-norm)."),
+    ] = None,
+    plda: Annotated[
+        str | None, typer.Option(help="Folder of a PLDA that compares in place of the cosine.")
+    ] = None,
     calibration: CalibrationOption = None,
     pipeline: PipelineOption = None,
     token: TokenOption = None,
 ) -> None:
     """Say whether the main speakers of two clips are one person; exit status 1 if not."""
     from raydiar.voiceprints.search import main_speaker
-    from raydiar.voiceprints.verification import cosine
 
+    if sum(x is not None for x in (cohort, plda, calibration)) > 1:
+        raise ConfigError("compare by --calibration, by --cohort or by --plda")
     diarizer = _pipeline(pipeline, token)
-    made_with = diarizer.describe()
-    meaning = _calibration(calibration, made_with["embedding"], made_with["embedding_mode"])
+    judge = _judge(cohort, plda, calibration, diarizer.describe(), false_accept_rate, prior)
     voices = [main_speaker(diarizer(clip)).embedding[None] for clip in (first, second)]
-    score = float(cosine(*voices)[0])
-    if meaning is None:
-        raise ConfigError(
-            f"the cosine is {score:.3f}; what it means for this embedding is not known: give "
-            "--calibration"
-        )
-    same = score >= meaning.threshold(false_accept_rate)
-    print(
-        f"{'same person' if same else 'different people'}: score {score:.3f}, probability "
-        f"{float(meaning.probability(score, prior)):.1%}, threshold "
-        f"{meaning.threshold(false_accept_rate):.3f} for {false_accept_rate:.2%} false accepts"
-    )
+    same, told = judge(*voices)
+    print(f"{'same person' if same else 'different people'}: {told}")
     if not same:
         raise typer.Exit(1)
+
+
+def _judge(cohort, plda, calibration, made_with, false_accept_rate: float, prior: float):
+    """What tells of two voiceprints whether they are one person's, and why."""
+    import numpy as np
+
+    from raydiar.clustering.plda import PLDA
+    from raydiar.voiceprints.index import VoiceprintIndex
+    from raydiar.voiceprints.verification import Cohort, cosine, plda_scores
+
+    embedding = made_with["embedding"], made_with["embedding_mode"]
+    if cohort is not None:
+        index = VoiceprintIndex.open(cohort)
+        index.check_embedding(*embedding)
+        strangers = Cohort.of(index)
+        least = strangers.threshold(false_accept_rate)
+
+        def normalised(*voices):
+            score = float(strangers.scores(*voices)[0])
+            return score >= least, (
+                f"normalised score {score:.2f}, threshold {least:.2f}, which "
+                f"{false_accept_rate:.2%} of the pairs in {cohort} reach"
+            )
+
+        return normalised
+    if plda is not None:
+        model = PLDA.load(plda)
+
+        def by_plda(*voices):
+            if voices[0].shape[1] != model.dimension:
+                raise ConfigError(
+                    f"the PLDA in {plda} is of voices of {model.dimension} dimensions, these "
+                    f"have {voices[0].shape[1]}"
+                )
+            ratio = float(plda_scores(model, *voices)[0])
+            probability = 1 / (1 + np.exp(-np.clip(ratio + np.log(prior / (1 - prior)), -500, 500)))
+            return probability > 0.5, (
+                f"log-likelihood ratio {ratio:.2f}, probability {probability:.1%}"
+            )
+
+        return by_plda
+    meaning = _calibration(calibration, *embedding)
+
+    def by_cosine(*voices):
+        score = float(cosine(*voices)[0])
+        if meaning is None:
+            raise ConfigError(
+                f"the cosine is {score:.3f}; what it means for this embedding is not known: give "
+                "--calibration"
+            )
+        least = meaning.threshold(false_accept_rate)
+        return score >= least, (
+            f"score {score:.3f}, probability {float(meaning.probability(score, prior)):.1%}, "
+            f"threshold {least:.3f} for {false_accept_rate:.2%} false accepts"
+        )
+
+    return by_cosine
 
 
 @app.command()

@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from raydiar import hub
+from raydiar.clustering.plda import PLDA
 from raydiar.errors import ConfigError
-from raydiar.voiceprints.verification import Calibration, cosine, default_calibration
+from raydiar.voiceprints.verification import (
+    Calibration,
+    Cohort,
+    cosine,
+    default_calibration,
+    plda_scores,
+)
 from raydiar.weights import CAMPPLUS_ZH_EN
 
 if TYPE_CHECKING:
@@ -24,15 +31,17 @@ class Verdict:
     Attributes
     ----------
     score : float
-        Cosine of the two voices, from -1 to 1.
-    probability : float
-        That they are one person's.
+        Cosine of the two voices, from -1 to 1; with a cohort normalised, in deviations; with a
+        PLDA its log-likelihood ratio.
+    probability : float or None
+        That they are one person's; None with a cohort, whose strangers give a threshold only.
     same : bool
-        Whether that is more likely than `threshold`.
+        Whether that is more likely than `threshold`; with a cohort, whether so few strangers
+        score so high.
     """
 
     score: float
-    probability: float
+    probability: float | None
     same: bool
 
     def __bool__(self) -> bool:
@@ -52,13 +61,20 @@ class SpeakerVerification:
         How likely the two are one person before anything is heard.
     threshold : float
         Probability above which they are said to be.
+    cohort : Cohort, optional
+        Scores are measured against those with its voices (AS-norm), e.g. `Cohort.of` an index of
+        the same embedding.
+    plda : PLDA, optional
+        Compares in place of the cosine; made for this embedding.
+    false_accept_rate : float
+        How often a stranger may be taken for the person, with a cohort.
     device, token, cache_dir
         As in `Model.from_pretrained`.
 
     Raises
     ------
     ConfigError
-        There is no calibration for this embedding.
+        There is no calibration for this embedding, or cohort or PLDA are of another.
     """
 
     def __init__(
@@ -68,6 +84,9 @@ class SpeakerVerification:
         calibration: Calibration | None = None,
         prior: float = 0.5,
         threshold: float = 0.5,
+        cohort: Cohort | None = None,
+        plda: PLDA | None = None,
+        false_accept_rate: float = 0.01,
         device: str | None = None,
         token: str | None = None,
         cache_dir: str | Path | None = None,
@@ -82,10 +101,24 @@ class SpeakerVerification:
         weights = weights_of(embedding, cache_dir) or CAMPPLUS_ZH_EN
         path = weights.fetch(WEIGHTS_FILE, token, cache_dir)
         self._embed = SpeakerEmbedding(embedding=path, device=device)
-        if calibration is None:
+        if cohort is not None and plda is not None:
+            raise ConfigError("compare by a cohort or by a PLDA, not by both")
+        dimension = self._embed.dimension
+        for what, own in (
+            ("cohort", dimension if cohort is None else cohort.vectors.shape[1]),
+            ("PLDA", dimension if plda is None else plda.dimension),
+        ):
+            if own != dimension:
+                raise ConfigError(
+                    f"the {what} is of voices of {own} dimensions, {weights} gives {dimension}"
+                )
+        self._cohort, self._plda = cohort, plda
+        self._least = None if cohort is None else cohort.threshold(false_accept_rate)
+        by_cosine = cohort is None and plda is None
+        if calibration is None and by_cosine:
             mode = self._embed.embedding_mode
             calibration = default_calibration(hub.sha256_of(path), mode)
-        if calibration is None:
+        if calibration is None and by_cosine:
             raise ConfigError(
                 f"no calibration is shipped for {weights}: make one with "
                 "`raydiar voiceprint calibrate`, and pass it as `calibration`"
@@ -107,7 +140,16 @@ class SpeakerVerification:
             A recording that is too short, or without a voice.
         AudioDecodeError, AudioNotFound, StorageDenied, StorageUnavailable
         """
-        score = cosine(self.embed(first), self.embed(second))
+        voices = self.embed(first), self.embed(second)
+        if self._cohort is not None:
+            score = float(self._cohort.scores(*voices)[0])
+            return Verdict(score, None, score >= self._least)
+        if self._plda is not None:
+            score = float(plda_scores(self._plda, *voices)[0])
+            logit = np.clip(score + np.log(self.prior / (1 - self.prior)), -500, 500)
+            probability = float(1 / (1 + np.exp(-logit)))
+            return Verdict(score, probability, probability > self.threshold)
+        score = cosine(*voices)
         probability = float(self.calibration.probability(score, self.prior)[0])
         return Verdict(float(score[0]), probability, probability > self.threshold)
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from raydiar.voiceprints.index import VoiceprintIndex
 
 METHODS = ("logistic", "isotonic")
+_STRANGERS = 50_000  # pairs of a cohort that its thresholds are from
 _RATES = np.geomspace(0.5, 1e-6, 60)
 _SMALLEST_COUNT = 10  # false accepts behind the smallest rate that a calibration states
 
@@ -122,6 +123,28 @@ class Cohort:
         raw = cosine(first, second)
         (m1, d1), (m2, d2) = self.statistics(first), self.statistics(second)
         return 0.5 * ((raw - m1) / d1 + (raw - m2) / d2)
+
+    def threshold(self, false_accept_rate: float) -> float:
+        """Normalised cosine that this share of strangers reaches: of pairs of the cohort itself.
+
+        Raises
+        ------
+        ConfigError
+            If its pairs are too few to know so small a rate.
+        """
+        rng = np.random.default_rng(0)
+        first, second = rng.integers(len(self.vectors), size=(2, _STRANGERS))
+        pairs = np.unique(np.stack([first, second], axis=1)[first != second], axis=0)
+        if not _SMALLEST_COUNT / len(pairs) <= false_accept_rate < 1:
+            raise ConfigError(
+                f"a cohort of {len(self.vectors):,} voices knows false-accept rates from "
+                f"{_SMALLEST_COUNT / len(pairs):.2g} on, not {false_accept_rate:.2g}"
+            )
+        means, deviations = self.statistics(self.vectors)
+        a, b = pairs.T
+        raw = np.einsum("td,td->t", self.vectors[a], self.vectors[b])
+        scores = 0.5 * ((raw - means[a]) / deviations[a] + (raw - means[b]) / deviations[b])
+        return float(np.quantile(scores, 1 - false_accept_rate))
 
 
 @dataclass(frozen=True)
