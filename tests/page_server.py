@@ -15,9 +15,9 @@ from serving_services import make_services, serving
 from raydiar.audio import decode
 from raydiar.diarization import Diarization
 from raydiar.errors import JobCanceled, RaydiarError
-from raydiar.serving.media import media_key
-from raydiar.serving.results import diarize_output, frame_confidence
-from raydiar.serving.services import Services
+from raydiar.serving.http.services import Services
+from raydiar.serving.media.store import media_key
+from raydiar.serving.results.output import diarize_output, frame_confidence
 
 BOUNDS = {"num_speakers": "numSpeakers", "min_speakers": "minSpeakers"}
 BOUNDS["max_speakers"] = "maxSpeakers"

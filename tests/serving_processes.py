@@ -5,12 +5,12 @@ import multiprocessing
 import time
 
 from raydiar.errors import DatabaseUnavailable, LeaseLost, QueueFull
-from raydiar.serving.database import open_database
-from raydiar.serving.jobs import JobStore
-from raydiar.serving.queue_limits import QueueLimits
+from raydiar.serving.jobs.limits import QueueLimits
+from raydiar.serving.jobs.store import JobStore
+from raydiar.serving.storage.database import open_database
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["raydiar.serving.jobs", "psycopg"])  # imported once for all
+CONTEXT.set_forkserver_preload(["raydiar.serving.jobs.store", "psycopg"])  # imported once for all
 
 
 def run_all(target, number: int, *arguments) -> list:

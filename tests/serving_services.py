@@ -9,17 +9,17 @@ import numpy as np
 import uvicorn
 
 from raydiar.diarization import Diarization, Speaker, Turn
-from raydiar.serving.api import create_api
-from raydiar.serving.database import open_database
-from raydiar.serving.identification import identify_output
-from raydiar.serving.jobs import JobStore
-from raydiar.serving.keys import KeyRing
-from raydiar.serving.media import MediaStore
-from raydiar.serving.media_records import MediaRecords
-from raydiar.serving.queue_limits import QueueLimits
-from raydiar.serving.results import FrameConfidence, diarize_output, voiceprint_output
-from raydiar.serving.services import Services
+from raydiar.serving.http.api import create_api
+from raydiar.serving.http.services import Services
+from raydiar.serving.jobs.limits import QueueLimits
+from raydiar.serving.jobs.store import JobStore
+from raydiar.serving.media.records import MediaRecords
+from raydiar.serving.media.store import MediaStore
+from raydiar.serving.results.identification import identify_output
+from raydiar.serving.results.output import FrameConfidence, diarize_output, voiceprint_output
 from raydiar.serving.settings import ServeSettings
+from raydiar.serving.storage.database import open_database
+from raydiar.serving.storage.keys import KeyRing
 
 EMBEDDING = "ab" * 32
 MODE = "whole-window"

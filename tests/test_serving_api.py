@@ -17,9 +17,9 @@ from serving_services import (
 from starlette.testclient import TestClient
 
 from raydiar.errors import ConfigError, DatabaseUnavailable
-from raydiar.serving import voiceprint_text
-from raydiar.serving.api import create_api
-from raydiar.serving.queue_limits import QueueLimits
+from raydiar.serving.http.api import create_api
+from raydiar.serving.jobs.limits import QueueLimits
+from raydiar.serving.results import voiceprint_text
 
 TALK = b"RIFF....WAVE" * 100
 TEXT = voiceprint_text.encode(voice(1.0), EMBEDDING, MODE)

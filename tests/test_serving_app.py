@@ -30,10 +30,10 @@ from raydiar.audio import decode
 from raydiar.cli import app as cli
 from raydiar.diarization import read_rttm
 from raydiar.errors import ConfigError
-from raydiar.serving import voiceprint_text
 from raydiar.serving.app import build
+from raydiar.serving.outbound.webhooks import verify_signature
+from raydiar.serving.results import voiceprint_text
 from raydiar.serving.settings import ServeSettings
-from raydiar.serving.webhooks import verify_signature
 from raydiar.voiceprints import builder
 
 ROOT = Path(__file__).resolve().parents[1]

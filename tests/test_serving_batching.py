@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from raydiar.serving.batching import Batching
+from raydiar.serving.deployments.batching import Batching
 
 
 class Device:

@@ -16,8 +16,8 @@ from schemathesis.specs.openapi.checks import (
 )
 from serving_services import EMBEDDING, MODE, make_services, serving, voice, working
 
-from raydiar.serving import voiceprint_text
-from raydiar.serving.api import create_api
+from raydiar.serving.http.api import create_api
+from raydiar.serving.results import voiceprint_text
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pyannoteai")
 

@@ -20,7 +20,7 @@ from raydiar.errors import (
     TooManyRedirects,
     UrlRefused,
 )
-from raydiar.serving.fetching import FetchPolicy, _pinned_connector, check_url, fetch
+from raydiar.serving.outbound.fetching import FetchPolicy, _pinned_connector, check_url, fetch
 
 CLOSED = FetchPolicy(retry_delays=(), connect_seconds=2.0)
 OPEN = FetchPolicy(

@@ -6,8 +6,8 @@ from serving_services import EMBEDDING, MODE, conversation, voice
 
 from raydiar.diarization import Diarization, Speaker, Turn
 from raydiar.errors import VoiceprintTextError
-from raydiar.serving import voiceprint_text
-from raydiar.serving.identification import identify_output
+from raydiar.serving.results import voiceprint_text
+from raydiar.serving.results.identification import identify_output
 from raydiar.voiceprints.verification import Calibration
 
 ANN, BOB, EVE = voice(1.0), voice(0.0, 1.0), voice(0.0, 0.0, 1.0)

@@ -26,11 +26,11 @@ from raydiar.errors import (
     LeaseLost,
     QueueFull,
 )
-from raydiar.serving import database as database_module
-from raydiar.serving.database import is_single_node, open_database
-from raydiar.serving.jobs import JobStore
-from raydiar.serving.media_records import MediaRecords
-from raydiar.serving.queue_limits import QueueLimits, QueueState
+from raydiar.serving.jobs.limits import QueueLimits, QueueState
+from raydiar.serving.jobs.store import JobStore
+from raydiar.serving.media.records import MediaRecords
+from raydiar.serving.storage import database as database_module
+from raydiar.serving.storage.database import is_single_node, open_database
 
 
 class Clock:

@@ -7,8 +7,8 @@ import pytest
 import sqlalchemy as sa
 
 from raydiar.errors import ConfigError, DatabaseUnavailable
-from raydiar.serving.database import open_database
-from raydiar.serving.keys import KeyRing, environment_entry
+from raydiar.serving.storage.database import open_database
+from raydiar.serving.storage.keys import KeyRing, environment_entry
 
 
 @pytest.fixture

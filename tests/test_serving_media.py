@@ -30,7 +30,7 @@ from raydiar.errors import (
     StorageDenied,
     StorageUnavailable,
 )
-from raydiar.serving.media import MediaStore, media_key
+from raydiar.serving.media.store import MediaStore, media_key
 
 SECRET = "0123456789abcdef"
 URL = "https://diarize.example.com"

@@ -15,8 +15,8 @@ from playwright.sync_api import expect
 from voiceprint_corpus import PIPELINE, Voices, conversations, write_dataset
 
 from raydiar.diarization import read_rttm
-from raydiar.serving import routes_server
-from raydiar.serving.queue_limits import QueueLimits
+from raydiar.serving.http.routes import server as routes_server
+from raydiar.serving.jobs.limits import QueueLimits
 
 HOSTILE = "<img src=x onerror=window.hacked=1>"
 PHONE = {"viewport": {"width": 360, "height": 740}, "device_scale_factor": 2, "has_touch": True}
@@ -37,7 +37,7 @@ def executor(browser):  # in this order: no networks are loaded where there is n
 @pytest.fixture(scope="module")
 def search(executor, sample_wav, tmp_path_factory):
     """A search among 30 strangers, and the people of the sample in a recording of bad name."""
-    from raydiar.serving.voice_search import VoiceSearch
+    from raydiar.serving.deployments.search import VoiceSearch
     from raydiar.voiceprints import builder
 
     folder = tmp_path_factory.mktemp("corpus")

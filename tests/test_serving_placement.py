@@ -4,7 +4,7 @@ import pytest
 
 from raydiar.corpus.job.placement import Placement
 from raydiar.errors import ConfigError
-from raydiar.serving import placement
+from raydiar.serving.deployments import placement
 from raydiar.serving.settings import ServeSettings
 
 

@@ -10,8 +10,8 @@ from serving_services import CONFIDENCE, EMBEDDING, MODE, conversation, monologu
 from raydiar.diarization import Diarization, Speaker, Turn
 from raydiar.errors import EnrolmentError
 from raydiar.local_speakers import LocalSpeakers, pack_activity
-from raydiar.serving import voiceprint_text
-from raydiar.serving.results import (
+from raydiar.serving.results import voiceprint_text
+from raydiar.serving.results.output import (
     diarize_output,
     frame_confidence,
     from_output,

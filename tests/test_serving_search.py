@@ -5,8 +5,8 @@ import pytest
 from voiceprint_corpus import Voices, conversations, write_dataset
 
 from raydiar.errors import ConfigError, VoiceprintIndexError
-from raydiar.serving import voice_search
-from raydiar.serving.voice_search import VoiceSearch
+from raydiar.serving.deployments import search as voice_search
+from raydiar.serving.deployments.search import VoiceSearch
 from raydiar.voiceprints import builder
 
 EMBEDDING = ("e" * 64, "cut")

@@ -11,8 +11,8 @@ import pytest
 from serving_services import conversation, make_services, serving, working
 from starlette.testclient import TestClient
 
-from raydiar.serving.api import create_api
-from raydiar.serving.queue_limits import QueueLimits
+from raydiar.serving.http.api import create_api
+from raydiar.serving.jobs.limits import QueueLimits
 
 TALK = b"RIFF....WAVE" * 100
 ROUTE = "/v1/diarize/sync"

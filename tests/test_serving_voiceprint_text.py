@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from raydiar.errors import VoiceprintTextError
-from raydiar.serving.voiceprint_text import MAX_TEXT, VERSION, decode, encode
+from raydiar.serving.results.voiceprint_text import MAX_TEXT, VERSION, decode, encode
 
 EMBEDDING = "0f" * 32
 OTHER = "f0" * 32

@@ -11,9 +11,15 @@ import time
 import pytest
 import scripted_web as web
 
-from raydiar.serving import webhooks
-from raydiar.serving.addresses import FetchPolicy
-from raydiar.serving.webhooks import Delivery, deliver, next_attempt, sign, verify_signature
+from raydiar.serving.outbound import webhooks
+from raydiar.serving.outbound.addresses import FetchPolicy
+from raydiar.serving.outbound.webhooks import (
+    Delivery,
+    deliver,
+    next_attempt,
+    sign,
+    verify_signature,
+)
 
 SECRET = "whsec_äö"
 BODY = {"jobId": "1", "status": "succeeded", "output": {"diarization": [{"speaker": "Zoë"}]}}

@@ -10,11 +10,11 @@ import pytest
 
 from raydiar import errors
 from raydiar.local_speakers import LocalSpeakers
-from raydiar.serving import worker as worker_module
-from raydiar.serving.inference import PcmSlice, SliceInference, cut
+from raydiar.serving.deployments.inference import PcmSlice, SliceInference, cut
 from raydiar.serving.settings import ServeSettings
 from raydiar.serving.stores import open_stores
-from raydiar.serving.worker import Worker
+from raydiar.serving.work import worker as worker_module
+from raydiar.serving.work.worker import Worker
 from raydiar.windows import WindowGrid
 
 

@@ -32,6 +32,18 @@ CORPUS_FLOORS = [
     {"job"},
     {"commands"},
 ]
+# Within raydiar/serving.
+SERVING_FLOORS = [
+    {"logs", "settings"},
+    {"storage"},
+    {"outbound"},
+    {"jobs", "media"},
+    {"stores", "failures", "results"},
+    {"deployments"},
+    {"work", "http"},
+    {"app", "commands"},
+]
+INNER_FLOORS = {"corpus": CORPUS_FLOORS, "serving": SERVING_FLOORS}
 RAY_ROOMS = {"corpus", "serving"}
 RAY_FILES = {"voiceprints/sharded.py", "evaluation/on_ray.py", "training/ray.py"}
 TORCH_ROOMS = {"models", "inference", "pipelines", "cli", "corpus", "voiceprints", "serving"}
@@ -78,26 +90,29 @@ def test_imports_go_down(path):
             assert floor[rest[0]] <= floor[room], f"{path} imports {module} from above"
 
 
-def test_every_room_of_the_corpus_job_has_a_floor():
-    inside = (PACKAGE / "corpus").iterdir()
+@pytest.mark.parametrize("outer", INNER_FLOORS)
+def test_every_inner_room_has_a_floor(outer):
     rooms = {
-        path.stem for path in inside if path.suffix == ".py" or (path / "__init__.py").exists()
+        path.stem
+        for path in (PACKAGE / outer).iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
     }
-    assert rooms - {"__init__"} == set().union(*CORPUS_FLOORS)
+    assert rooms - {"__init__"} == set().union(*INNER_FLOORS[outer])
 
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in files() if room_of(path) == "corpus" and path.parent.name != "raydiar"],
+    [p for p in files() if room_of(p) in INNER_FLOORS and p.parent.name != "raydiar"],
     ids=lambda path: str(path.relative_to(PACKAGE)),
 )
-def test_imports_go_down_within_the_corpus_job(path):
-    floor = {room: level for level, rooms in enumerate(CORPUS_FLOORS) for room in rooms}
-    room = path.relative_to(PACKAGE / "corpus").parts[0].removesuffix(".py")
+def test_imports_go_down_within_a_room(path):
+    outer, inner = path.relative_to(PACKAGE).parts[:2]
+    floor = {r: level for level, rooms in enumerate(INNER_FLOORS[outer]) for r in rooms}
+    inner = inner.removesuffix(".py")
     for module in imports(path):
-        below = module.removeprefix("raydiar.corpus.").split(".")[0]
-        if module.startswith("raydiar.corpus.") and room in floor and below in floor:
-            assert floor[below] <= floor[room], f"{path} imports {module} from above"
+        below = module.removeprefix(f"raydiar.{outer}.").split(".")[0]
+        if module.startswith(f"raydiar.{outer}.") and inner in floor and below in floor:
+            assert floor[below] <= floor[inner], f"{path} imports {module} from above"
 
 
 def test_nothing_below_the_corpus_job_borrows_from_it():
@@ -139,9 +154,11 @@ def test_pyannotes_import_paths_are_for_its_users(path):
         ("import raydiar.voiceprints.index", {"ray", "torch"}),
         ("import raydiar.voiceprints.search", {"ray", "torch"}),
         ("import raydiar.simulation", {"ray", "torch", "pyannote", "pandas"}),
-        ("import raydiar.serving.jobs, raydiar.serving.keys", {"ray", "torch", "numpy"}),
-        ("import raydiar.serving.media, raydiar.serving.fetching", {"ray", "torch"}),
-        ("import raydiar.serving.webhooks, raydiar.serving.voiceprint_text", {"ray", "torch"}),
+        ("import raydiar.serving.jobs.store", {"ray", "torch", "numpy"}),
+        ("import raydiar.serving.storage.keys", {"ray", "torch", "numpy"}),
+        ("import raydiar.serving.media.store, raydiar.serving.outbound.fetching", {"ray", "torch"}),
+        ("import raydiar.serving.outbound.webhooks", {"ray", "torch"}),
+        ("import raydiar.serving.results.voiceprint_text", {"ray", "torch"}),
         ("import raydiar.serving.commands", {"ray", "torch", "fastapi", "sqlalchemy"}),
         ("import raydiar.serving.app", {"torch"}),
         ("import raydiar.training.commands, raydiar.training.check", {"torch", "lightning", "ray"}),

@@ -24,15 +24,13 @@ from raydiar.corpus.job.placement import spans_nodes
 from raydiar.errors import ConfigError
 from raydiar.pipelines.config import LocalPipeline, PipelineConfig
 from raydiar.pipelines.config_file import load_config
-from raydiar.serving.api import create_api
-from raydiar.serving.failures import cause_of
-from raydiar.serving.inference import (
+from raydiar.serving.deployments.inference import (
     LocalInferenceDeployment,
     most_batch_seconds,
     slices_in_flight,
     slices_per_batch,
 )
-from raydiar.serving.placement import (
+from raydiar.serving.deployments.placement import (
     INGRESS_CPUS,
     RESOLVE_CPUS,
     SEARCH_CPUS,
@@ -46,13 +44,15 @@ from raydiar.serving.placement import (
     is_loopback,
     place_inference,
 )
-from raydiar.serving.processing import Voiceprints
-from raydiar.serving.resolving import ResolveDeployment, Resolver
-from raydiar.serving.services import Services
+from raydiar.serving.deployments.resolving import ResolveDeployment, Resolver
+from raydiar.serving.deployments.search import VoiceSearchDeployment
+from raydiar.serving.failures import cause_of
+from raydiar.serving.http.api import create_api
+from raydiar.serving.http.services import Services
 from raydiar.serving.settings import ServeSettings
 from raydiar.serving.stores import open_stores
-from raydiar.serving.voice_search import VoiceSearchDeployment
-from raydiar.serving.worker import WorkerDeployment
+from raydiar.serving.work.processing import Voiceprints
+from raydiar.serving.work.worker import WorkerDeployment
 from raydiar.windows import WindowGrid
 
 

@@ -14,8 +14,8 @@ import typer
 from raydiar.errors import ConfigError, ServerFailed
 
 if TYPE_CHECKING:
-    from raydiar.serving.keys import KeyRing
     from raydiar.serving.settings import ServeSettings
+    from raydiar.serving.storage.keys import KeyRing
 
 APPLICATION = "raydiar"
 
@@ -92,7 +92,7 @@ def _run(http: dict[str, Any], settings: "ServeSettings") -> None:
 
     from raydiar.corpus.job.placement import connected
     from raydiar.serving.app import build
-    from raydiar.serving.placement import check_keys, completed, default_url
+    from raydiar.serving.deployments.placement import check_keys, completed, default_url
 
     settings = completed(settings)
     check_keys(settings, http.get("host", "127.0.0.1"))  # at once, not half a minute later
@@ -160,8 +160,8 @@ def _settings(values: Mapping[str, Any]) -> "ServeSettings":
 
 
 def _keys(database: str | None) -> "KeyRing":
-    from raydiar.serving.database import open_database
-    from raydiar.serving.keys import KeyRing
+    from raydiar.serving.storage.database import open_database
+    from raydiar.serving.storage.keys import KeyRing
 
     return KeyRing(open_database(_settings(_given(database=database)).database))
 

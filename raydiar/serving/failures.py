@@ -9,7 +9,7 @@ from ray.serve.exceptions import RayServeException
 
 from raydiar import errors
 from raydiar.failures import MACHINE, MOMENT, RECORDING, failure_cause
-from raydiar.serving.addresses import url_label
+from raydiar.serving.outbound.addresses import url_label
 
 __all__ = ["MACHINE", "MOMENT", "RECORDING", "cause_of", "is_lost_replica", "message", "verdict"]
 

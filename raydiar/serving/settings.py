@@ -50,7 +50,7 @@ class ServeSettings(BaseModel):
     webhook_secret : str or None
         Signs webhooks; without one they are refused.
     allow_hosts, allow_buckets : tuple of str
-        See `raydiar.serving.fetching.FetchPolicy`.
+        See `raydiar.serving.outbound.fetching.FetchPolicy`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

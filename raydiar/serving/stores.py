@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from raydiar.serving import tables
-from raydiar.serving.database import Database, open_database
-from raydiar.serving.jobs import JobStore
-from raydiar.serving.keys import KeyRing
-from raydiar.serving.media import MediaStore
-from raydiar.serving.media_records import MediaRecords
-from raydiar.serving.queue_limits import QueueLimits
+from raydiar.serving.jobs.limits import QueueLimits
+from raydiar.serving.jobs.store import JobStore
+from raydiar.serving.media.records import MediaRecords
+from raydiar.serving.media.store import MediaStore
 from raydiar.serving.settings import ServeSettings
+from raydiar.serving.storage import tables
+from raydiar.serving.storage.database import Database, open_database
+from raydiar.serving.storage.keys import KeyRing
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,76 @@
+"""Who calls: the owner behind a bearer key, or the one owner of a server without keys."""
+
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from raydiar.serving.http.services import Services
+
+ANONYMOUS = "local"
+
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+_bearer = HTTPBearer(auto_error=False, description="An API key of this server")
+
+
+async def get_services(request: Request) -> Services:  # or FastAPI would wake a thread for it
+    return request.app.state.services
+
+
+UsedServices = Annotated[Services, Depends(get_services)]
+
+
+async def authenticate(
+    request: Request,
+    services: UsedServices,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> str:
+    """Owner on whose behalf a request is made.
+
+    Raises
+    ------
+    HTTPException
+        401 without a key that works; 403 where a server without keys is called by a page of
+        another site.
+    """
+    if services.anonymous:
+        _check_local(request)
+        return ANONYMOUS
+    owner = None
+    if credentials:
+        owner = await run_in_threadpool(services.keys.check, credentials.credentials)
+    if owner is None:
+        problem = "is not valid" if credentials else "is missing: Authorization: Bearer <key>"
+        raise HTTPException(401, f"The API key {problem}.", headers={"WWW-Authenticate": "Bearer"})
+    return owner
+
+
+Owner = Annotated[str, Depends(authenticate)]
+
+
+def _check_local(request: Request) -> None:
+    """Refuse what a browser sends for some web site.
+
+    Without keys, whoever reaches the server may use it, and that is every page in a browser on
+    this machine: it may post forms here, or come by a name of its own that it lets resolve to
+    this machine.
+    """
+    host = request.headers.get("host", "")
+    origin = request.headers.get("origin")
+    another = origin is not None and origin.partition("://")[2] != host
+    if another or _name_of(host) not in _LOOPBACK:
+        raise HTTPException(
+            403,
+            "This server has no API keys, and so answers only to http://localhost and "
+            "http://127.0.0.1, without other web sites. Make a key to open it to more.",
+        )
+
+
+def _name_of(host: str) -> str | None:
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None

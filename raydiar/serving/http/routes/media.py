@@ -1,0 +1,165 @@
+"""Uploads: a signed URL to put a recording to, and one to play it from."""
+
+import mimetypes
+import re
+from typing import Annotated
+
+from fastapi import APIRouter, Request
+from fastapi.params import Path
+from fastapi.responses import Response, StreamingResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from raydiar.errors import AudioNotFound
+from raydiar.serving.http.access import Owner, UsedServices
+from raydiar.serving.http.answers import UploadAnswer, UrlAnswer
+from raydiar.serving.http.problems import responses
+from raydiar.serving.http.schemas import MediaRequest
+from raydiar.serving.http.services import Services
+from raydiar.serving.media.records import MediaRecord
+from raydiar.serving.media.store import SCHEME, media_key
+from raydiar.serving.storage.streams import check_size
+
+UPLOAD_SECONDS = 24 * 3600.0  # that a URL to upload to lasts: as long as the public service's
+PLAY_SECONDS = 3600.0
+
+Key = Annotated[str, Path(description="From the signed URL", max_length=1024)]
+
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
+
+router = APIRouter(prefix="/v1/media", tags=["media"])
+
+
+@router.post("/input", responses=responses(400, 401, 413, 503))
+def make_upload_url(body: MediaRequest, owner: Owner, services: UsedServices) -> UrlAnswer:
+    """Give a URL to PUT a recording to, as it is; it is then known by its `media://` URL."""
+    url = services.media.sign("put", owner, media_key(body.url), UPLOAD_SECONDS)
+    return UrlAnswer(url=url)
+
+
+@router.post("/output", responses=responses(400, 401, 404, 413, 503))
+def make_download_url(body: MediaRequest, owner: Owner, services: UsedServices) -> UrlAnswer:
+    """Give a URL to GET an upload from, for an hour."""
+    key = media_key(body.url)
+    find_upload(services, owner, key)
+    return UrlAnswer(url=services.media.sign("get", owner, key, PLAY_SECONDS))
+
+
+@router.put(
+    "/upload/{key:path}",
+    responses=responses(400, 403, 404, 413, 503),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
+async def upload(key: Key, request: Request, services: UsedServices) -> UploadAnswer:
+    """Store a recording; the URL is its own permission."""
+    owner = services.media.verify("put", key, request.query_params)
+    max_bytes = services.settings.max_bytes
+    length = request.headers.get("content-length", "")
+    if length.isdecimal():
+        check_size(int(length), max_bytes, SCHEME + key)
+    record = await store(services, owner, key, request.stream(), max_bytes)
+    return UploadAnswer(num_bytes=record.num_bytes)
+
+
+@router.get(
+    "/download/{key:path}",
+    response_class=Response,
+    responses={
+        200: {"description": "The recording.", "content": {"*/*": {}}},
+        206: {"description": "A range of it.", "content": {"*/*": {}}},
+        **responses(400, 403, 404, 416, 503),
+    },
+)
+async def download(key: Key, request: Request, services: UsedServices) -> Response:
+    """Give a recording, or a range of its bytes; the URL is its own permission."""
+    owner = services.media.verify("get", key, request.query_params)
+    await run_in_threadpool(find_upload, services, owner, key)
+    size = await services.media.size(owner, key)
+    span = byte_range(request.headers.get("range"), size)
+    start, end = span or (0, size)
+    headers = {"Accept-Ranges": "bytes", "Content-Length": str(end - start)}
+    if span:
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+    return StreamingResponse(
+        services.media.read_range(owner, key, start, end),
+        206 if span else 200,
+        headers,
+        _media_type(key),
+    )
+
+
+async def store(services: Services, owner: str, key: str, chunks, max_bytes: int) -> MediaRecord:
+    """Store a stream as an owner's upload.
+
+    Raises
+    ------
+    MediaKeyError, MediaTooLarge, StorageDenied, StorageUnavailable, DatabaseUnavailable
+    AudioNotFound
+        If it took longer than uploads are kept.
+    """
+    path = services.media.path_of(owner, key)
+    # first: no file is without a record, by which it is found and deleted
+    record = await run_in_threadpool(services.media_records.open_upload, owner, key, lambda _: path)
+    try:
+        num_bytes = await services.media.write(owner, key, chunks, max_bytes)
+    except BaseException:
+        await run_in_threadpool(services.media_records.forget, [record])
+        raise
+    finished = await run_in_threadpool(
+        services.media_records.finish_upload, record.upload_id, num_bytes
+    )
+    if finished is None:
+        raise AudioNotFound(f"{SCHEME}{key}: the upload took longer than uploads are kept.")
+    return finished
+
+
+def find_upload(services: Services, owner: str, key: str) -> MediaRecord:
+    """A whole upload of an owner.
+
+    Raises
+    ------
+    AudioNotFound
+    """
+    record = services.media_records.get(owner, key)
+    if record is None or record.state != "uploaded":
+        raise AudioNotFound(f"{SCHEME}{key}: no such upload. It may have expired; send it again.")
+    return record
+
+
+def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
+    """First byte, and the one after the last, that a Range header asks for.
+
+    None for everything: also where the header is malformed or names several ranges, which
+    RFC 9110 lets a server ignore.
+
+    Raises
+    ------
+    HTTPException
+        416 if the range lies outside.
+    """
+    form = _RANGE.fullmatch((header or "").strip())
+    if form is None or not any(form.groups()):
+        return None
+    first, last = form.groups()
+    if not first:
+        start, end = max(0, size - int(last)), size
+    else:
+        start, end = int(first), min(size, int(last) + 1 if last else size)
+        if last and int(last) < int(first):
+            return None
+    if start >= end:
+        raise HTTPException(
+            416, f"The file has {size} bytes.", headers={"Content-Range": f"bytes */{size}"}
+        )
+    return start, end
+
+
+def _media_type(key: str) -> str:
+    """Only what a browser plays: nothing that it would run as a page of this server."""
+    guess = mimetypes.guess_type(key)[0] or ""
+    return guess if guess.startswith(("audio/", "video/")) else "application/octet-stream"

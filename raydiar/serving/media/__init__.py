@@ -1,0 +1,1 @@
+"""Uploads: their bytes, and the records that say whose they are and until when."""

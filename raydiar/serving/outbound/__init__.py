@@ -1,0 +1,1 @@
+"""What the server opens for clients: the wall against its own network, fetching, webhooks."""

@@ -1,0 +1,1 @@
+"""What a finished job answers: pure functions of plain data."""

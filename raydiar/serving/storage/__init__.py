@@ -1,0 +1,1 @@
+"""What is kept: the database and its tables, API keys, blocking files under an event loop."""

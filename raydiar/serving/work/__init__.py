@@ -1,0 +1,1 @@
+"""What workers do: take jobs, have them done, send webhooks, delete what has expired."""
