@@ -16,7 +16,7 @@ from raydiar.audio import decode
 from raydiar.diarization import Diarization
 from raydiar.errors import JobCanceled, RaydiarError
 from raydiar.serving.http.services import Services
-from raydiar.serving.media.store import media_key
+from raydiar.serving.media.names import media_key
 from raydiar.serving.results.output import diarize_output, frame_confidence
 
 BOUNDS = {"num_speakers": "numSpeakers", "min_speakers": "minSpeakers"}

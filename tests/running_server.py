@@ -61,7 +61,13 @@ class Running:
 @contextmanager
 def running_server(**settings) -> Iterator[Running]:
     """Start a server with a key; it stops at the end, and Serve with it."""
-    settings = ServeSettings(device="cpu", jobs_per_worker=3, **settings)
+    settings = ServeSettings(
+        device="cpu",
+        jobs_per_worker=3,
+        reads_per_minute=0,  # tests look often
+        submissions_per_minute=0,
+        **settings,
+    )
     made = CliRunner().invoke(
         cli, ["serve", "keys", "create", "tests", "--database", settings.database]
     )

@@ -29,7 +29,8 @@ CONFIDENCE = FrameConfidence(np.array([90, 80, 100], np.uint8), 0.016875)
 
 def make_services(folder, url="http://localhost", limits=None, **settings) -> Services:
     database = open_database(f"sqlite:///{folder}/server.sqlite")
-    settings = ServeSettings(media=str(folder / "media"), **settings)
+    unlimited = {"reads_per_minute": 0, "submissions_per_minute": 0}
+    settings = ServeSettings(media=str(folder / "media"), **(unlimited | settings))
     return Services(
         settings=settings,
         jobs=JobStore(database, limits or QueueLimits()),

@@ -165,14 +165,6 @@ def test_one_client_with_many_jobs_does_not_starve_another(store):
     assert owners[4:] == ["greedy", "greedy"]  # nothing is left idle
 
 
-def test_a_worker_gets_only_what_it_can_do(store):
-    add(store, "ann", "diarize")
-    voiceprint = add(store, "bob", "voiceprint")
-    assert store.claim("w", 30.0, ["identify"]) is None
-    assert store.claim("w", 30.0, ["voiceprint", "identify"]).job_id == voiceprint.job_id
-    assert store.claim("w", 30.0, ["voiceprint"]) is None
-
-
 def test_jobs_are_of_known_kinds(store):
     with pytest.raises(ValueError, match="diarize, voiceprint, identify"):
         add(store, kind="transcribe")
@@ -231,15 +223,39 @@ def test_writing_a_result_again_after_a_lost_answer_is_no_error(store):
     assert store.get(job.job_id, "ann").output == '{"a":1}'
 
 
-def test_a_job_that_kills_its_workers_is_given_up(store, clock):
-    job = add(store)
-    for attempt in (1, 2, 3):
-        assert store.claim("worker", 30.0).attempt == attempt
+def test_a_job_that_kills_its_workers_is_given_up_and_takes_no_other_along(store, clock):
+    """Four jobs die together; each is then tried apart, and only the cause goes on dying."""
+    poison, *others = [add(store) for _ in range(4)]
+    held = [store.claim("worker", 30.0) for _ in range(4)]
+    assert not any(job.alone for job in held)
+    clock.now += 31
+    for attempt in (2, 3, 4):
+        while (job := store.claim("worker", 30.0)) is not None:
+            assert job.alone
+            if job.job_id != poison.job_id:
+                store.succeed(job, {})
+            else:
+                assert job.attempt == attempt
         clock.now += 31
     assert store.claim("worker", 30.0) is None
-    seen = store.get(job.job_id, "ann")
+    seen = store.get(poison.job_id, "ann")
     assert seen.status == "failed"
     assert seen.error.startswith("given up after 3 attempts: its worker died")
+    found = [store.get(job.job_id, "ann") for job in others]
+    assert [(job.status, job.attempt - job.excused) for job in found] == [("succeeded", 1)] * 3
+
+
+def test_a_machine_that_fails_for_ever_does_not_keep_a_job_for_ever(database, clock):
+    store = JobStore(database, clock=clock, max_machine_failures=5)
+    job_id = add(store).job_id
+    for failures in range(5):
+        job = store.claim("worker", 30.0)
+        assert job.machine_failures == failures
+        store.release(job, "no room on the disk", machine=True)
+    assert store.claim("worker", 30.0) is None
+    seen = store.get(job_id, "ann")
+    assert seen.status == "failed"
+    assert seen.error == "given up, for this server failed at it 5 times: no room on the disk"
 
 
 def test_released_jobs_come_back_and_count_unless_excused(store, clock):
@@ -364,14 +380,14 @@ def test_made_up_cursors_are_refused(store, cursor):
 
 def test_the_queue_is_limited_in_jobs(database, clock):
     store = JobStore(database, QueueLimits(max_jobs=2, retry_after=7.0), clock=clock)
-    store.check_room()
+    store.check_room("ann")
     add(store, "ann")
     add(store, "bob")
     with pytest.raises(QueueFull, match="2 jobs wait, and no more than 2 may") as refusal:
         add(store, "cid")
     assert refusal.value.retry_after == 7.0
     with pytest.raises(QueueFull):
-        store.check_room()
+        store.check_room("ann")
     store.claim("worker", 30.0)
     add(store, "cid")  # running ones do not wait
 
@@ -388,6 +404,41 @@ def test_the_queue_is_limited_in_audio(database, clock):
     with pytest.raises(QueueFull):
         add(store)
     assert store.queue_state() == QueueState(2, 3600.0, 1, 24 * 3600.0)
+
+
+def test_one_client_cannot_fill_the_queue(database, clock):
+    limits = QueueLimits(key_jobs=2, key_seconds=3600.0, unknown_seconds=600.0)
+    store = JobStore(database, limits, clock=clock)
+    add(store, "greedy")
+    put_off = store.claim("worker", 30.0)
+    store.release(put_off, "503", delay=3600.0)  # waits as well
+    add(store, "greedy")
+    for refused in (lambda: add(store, "greedy"), lambda: store.check_room("greedy")):
+        with pytest.raises(QueueFull, match="2 jobs of this key wait, and no more than 2 may"):
+            refused()
+    add(store, "modest", audio_seconds=3000.0)
+    store.check_room("modest")
+    with pytest.raises(QueueFull, match=r"0\.8 hours of audio of this key"):
+        add(store, "modest", audio_seconds=601.0)
+
+
+def test_one_client_has_so_many_jobs_under_way(database, clock):
+    store = JobStore(database, QueueLimits(key_running=2), clock=clock)
+    jobs = [add(store, "greedy") for _ in range(3)]
+    held = [store.claim("worker", 30.0) for _ in range(2)]
+    assert store.claim("worker", 30.0) is None
+    modest = add(store, "modest")
+    assert store.claim("worker", 30.0).job_id == modest.job_id
+    store.succeed(held[0], {})
+    assert store.claim("worker", 30.0).job_id == jobs[2].job_id
+
+
+def test_what_must_be_fetched_waits_apart(store):
+    url = store.create("ann", "diarize", {}, "https://host/a.wav").job_id
+    upload = add(store).job_id
+    assert store.claim("worker", 30.0, ["upload"]).job_id == upload
+    assert store.claim("worker", 30.0, ["upload"]) is None
+    assert store.claim("worker", 30.0, ["url"]).job_id == url
 
 
 def test_results_are_deleted_after_their_time(store, database, clock):
@@ -461,6 +512,15 @@ def test_the_webhook_of_a_dead_sender_goes_to_another(store, clock):
     store.webhook_sent(second)  # but sent is sent
     clock.now += 31
     assert store.due_webhooks("third", 30.0) == []
+
+
+def test_the_webhooks_of_one_client_do_not_hold_up_those_of_others(store):
+    for _ in range(20):
+        finished(store, owner="greedy", webhook="https://slow")
+    finished(store, owner="modest", webhook="https://quick")
+    due = store.due_webhooks("s", 30.0, limit=10, per_owner=3)
+    assert sorted(job.owner for job in due) == ["greedy"] * 3 + ["modest"]
+    assert [job.owner for job in store.due_webhooks("t", 30.0, limit=2)] == ["greedy"] * 2
 
 
 def test_processes_that_start_at_once_make_one_schema_and_keep_the_limit(database_url):
@@ -620,6 +680,36 @@ def test_a_newer_schema_is_refused(database, database_url):
         connection.execute(sa.text("UPDATE raydiar_schema SET version = 99"))
     with pytest.raises(ConfigError, match="schema 99"):
         open_database(database_url)
+
+
+def test_a_database_of_an_older_raydiar_goes_on(database, database_url):
+    """What schema 1 lacked is added, and what was in it stays."""
+    store = JobStore(database)
+    job_id = add(store).job_id
+    url_id = store.create("ann", "diarize", {}, "https://host/a.wav").job_id
+    lacking = {
+        "raydiar_jobs": ("lane", "machine_failures", "alone"),
+        "raydiar_documents": ("waveform",),
+        "raydiar_media": ("seconds",),
+    }
+    with database.write() as connection:
+        for index in ("raydiar_jobs_next", "raydiar_jobs_media"):
+            connection.exec_driver_sql(f"DROP INDEX {index}")
+        connection.exec_driver_sql(
+            "CREATE INDEX raydiar_jobs_queue ON raydiar_jobs (owner, kind, priority, seq)"
+        )
+        for table, columns in lacking.items():
+            for column in columns:
+                connection.exec_driver_sql(f"ALTER TABLE {table} DROP COLUMN {column}")
+        connection.exec_driver_sql("DROP TABLE raydiar_versions")
+        connection.exec_driver_sql("UPDATE raydiar_schema SET version = 1")
+    for _ in range(2):
+        store = JobStore(open_database(database_url))
+    assert store.claim("worker", 30.0, ["upload"]).job_id == job_id
+    assert store.claim("worker", 30.0, ["url"]).job_id == url_id
+    inspector = sa.inspect(sa.create_engine(database.url))
+    assert "raydiar_jobs_next" in {i["name"] for i in inspector.get_indexes("raydiar_jobs")}
+    assert inspector.has_table("raydiar_versions")
 
 
 def fill(database, number):

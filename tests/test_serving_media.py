@@ -30,7 +30,8 @@ from raydiar.errors import (
     StorageDenied,
     StorageUnavailable,
 )
-from raydiar.serving.media.store import MediaStore, media_key
+from raydiar.serving.media.names import media_key
+from raydiar.serving.media.store import MediaStore
 
 SECRET = "0123456789abcdef"
 URL = "https://diarize.example.com"

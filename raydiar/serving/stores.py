@@ -12,7 +12,7 @@ from raydiar.serving.media.store import MediaStore
 from raydiar.serving.settings import ServeSettings
 from raydiar.serving.storage import tables
 from raydiar.serving.storage.database import Database, open_database
-from raydiar.serving.storage.keys import KeyRing
+from raydiar.serving.storage.keys import ANONYMOUS, KeyRing
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,23 @@ def open_stores(settings: ServeSettings, public_url: str) -> Stores:
     ConfigError, DatabaseUnavailable
     """
     database = open_database(settings.database)
-    limits = QueueLimits(settings.max_queued_jobs, settings.max_queued_hours * 3600.0)
+    slots = settings.num_workers * settings.jobs_per_worker
+    limits = QueueLimits(
+        max_jobs=settings.max_queued_jobs,
+        max_seconds=settings.max_queued_hours * 3600.0,
+        key_jobs=settings.key_queued_jobs,
+        key_seconds=settings.key_queued_hours * 3600.0,
+        key_running=settings.key_running_jobs or max(1, slots - 1),
+        exempt=ANONYMOUS,
+    )
     return Stores(
-        jobs=JobStore(database, limits, settings.max_attempts, settings.result_hours),
+        jobs=JobStore(
+            database,
+            limits,
+            settings.max_attempts,
+            settings.result_hours,
+            max_machine_failures=settings.max_machine_failures,
+        ),
         media=MediaStore(settings.media, shared_secret(database, "media"), public_url),
         media_records=MediaRecords(database, settings.media_hours),
         keys=KeyRing(database),

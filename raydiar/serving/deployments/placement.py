@@ -149,15 +149,24 @@ def check_keys(settings: ServeSettings, host: str | None) -> bool:
     Raises
     ------
     ConfigError
-        If there are none and others than this machine reach the address that Serve listens on.
+        If there are none and others than this machine reach the address that Serve listens on, or
+        if there were some and all are revoked: that is meant to keep somebody out.
     """
-    if KeyRing(open_database(settings.database)).has_keys():
+    ring = KeyRing(open_database(settings.database))
+    if ring.has_keys():
         return False
+    way_out = (
+        "make one with `raydiar serve keys create NAME --database URL` (for this server's "
+        "database), set RAYDIAR_API_KEYS"
+    )
     if not is_loopback(host):
         raise ConfigError(
-            f"there are no API keys, and others can reach {host}: make one with `raydiar serve "
-            "keys create NAME --database URL` (for this server's database), set RAYDIAR_API_KEYS, "
-            "or listen on 127.0.0.1"
+            f"there are no API keys, and others can reach {host}: {way_out}, or listen on 127.0.0.1"
+        )
+    if ring.had_keys() and not settings.no_keys:
+        raise ConfigError(
+            f"all API keys are revoked, and without one everybody on this machine may call: "
+            f"{way_out}, or say that this is meant with --no-keys"
         )
     return True
 

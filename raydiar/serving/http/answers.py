@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from raydiar.serving.jobs.records import Job
-from raydiar.serving.media.store import SCHEME
+from raydiar.serving.media.names import SCHEME
 from raydiar.serving.outbound.addresses import url_label
 
 Status = Literal["pending", "created", "running", "succeeded", "failed", "canceled"]

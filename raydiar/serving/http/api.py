@@ -8,6 +8,9 @@ from fastapi import FastAPI
 from raydiar import __version__
 from raydiar.serving.http import problems
 from raydiar.serving.http.envelope import Envelope
+from raydiar.serving.http.gate import Gate, needs_key
+from raydiar.serving.http.places import Places
+from raydiar.serving.http.problems import responses
 from raydiar.serving.http.routes import jobs, media, search, server, sync
 from raydiar.serving.http.services import Services
 from raydiar.serving.http.waiting import Ends
@@ -21,7 +24,7 @@ Errors are `{message, requestId, errors?}`, with the id also in the header `X-Re
 """
 
 
-def create_api(services: Services) -> FastAPI:
+def create_api(services: Services, tells_request_id: bool = True) -> FastAPI:
     """Make the application.
 
     It blocks nowhere: what waits for the database or the disk does so in threads.
@@ -29,6 +32,8 @@ def create_api(services: Services) -> FastAPI:
     Parameters
     ----------
     services : Services
+    tells_request_id : bool
+        See `Envelope`.
     """
     api = FastAPI(
         title="raydiar",
@@ -40,13 +45,24 @@ def create_api(services: Services) -> FastAPI:
     )
     api.state.services = services
     api.state.ends = Ends(services.jobs)
+    settings = services.settings
+    per_key = settings.requests_per_key
+    api.state.waiting = Places("requests that wait for a result", settings.max_waiting, per_key)
+    api.state.uploads = Places("uploads", settings.max_uploads, per_key)
+    api.state.downloads = Places("downloads", settings.max_uploads, per_key)
     for routes in (sync, jobs, media, search, server):
         api.include_router(routes.router)
     api.mount("/web", server.page_files)
     problems.install(api)
-    api.add_middleware(Envelope, page_origin=_origin(services.media.public_url))
+    api.add_middleware(Gate, services=services)
+    api.add_middleware(
+        Envelope,
+        page_origin=_origin(services.media.public_url),
+        min_upload_rate=services.settings.min_upload_rate,
+        tells_request_id=tells_request_id,
+    )
     make_document = api.openapi
-    api.openapi = lambda: _without_422(make_document())
+    api.openapi = lambda: _with_429(_without_422(make_document()))
     return api
 
 
@@ -65,4 +81,20 @@ def _without_422(document: dict[str, Any]) -> dict[str, Any]:
                 del operation["responses"]["422"]
     for name in ("HTTPValidationError", "ValidationError"):
         document.get("components", {}).get("schemas", {}).pop(name, None)
+    return document
+
+
+def _with_429(document: dict[str, Any]) -> dict[str, Any]:
+    """What the gate answers to whoever asks too often."""
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            if needs_key(path):
+                [too_often] = responses(429).values()
+                described = {
+                    "description": too_often["description"],
+                    "content": {
+                        "application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}
+                    },
+                }
+                operation["responses"].setdefault("429", described)
     return document

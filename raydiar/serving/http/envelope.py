@@ -1,4 +1,4 @@
-"""What holds for every request: its id, a limit on its size, headers, and an answer in any case."""
+"""What holds for every request: its id, limits on its body, headers, and an answer in any case."""
 
 import re
 import uuid
@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from raydiar.serving.http import pace
 from raydiar.serving.http.problems import logger, problem
 
 MAX_JSON = 2**20  # bytes of a request's body
@@ -25,10 +26,19 @@ class Envelope:
     app : ASGI application
     page_origin : str
         Origin of signed URLs, which the page uploads to and plays from.
+    min_upload_rate : float
+        Bytes per second, on the average.
+    tells_request_id : bool
+        Whether the id is to be told in a header; Serve's proxy, which gives each request one, tells
+        it by itself.
     """
 
-    def __init__(self, app: ASGIApp, page_origin: str):
+    def __init__(
+        self, app: ASGIApp, page_origin: str, min_upload_rate: float, tells_request_id: bool = True
+    ):
         self._app = app
+        self._min_upload_rate = min_upload_rate
+        self._tells_request_id = tells_request_id
         self._page_policy = (
             f"default-src 'self'; connect-src 'self' {page_origin}; "
             f"media-src 'self' blob: {page_origin}; img-src 'self' data: blob:; "
@@ -42,7 +52,8 @@ class Envelope:
             return
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        known = _REQUEST_ID.fullmatch(given) or (given and not self._tells_request_id)
+        request_id = given if known else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         started = False
@@ -61,7 +72,11 @@ class Envelope:
                 refusal = problem(request_id, 413, _too_large(limit))
                 await refusal(scope, receive, send_with_headers)
                 return
-            limited = receive if limit is None else _limited(receive, limit)
+            if limit is None:
+                rate = self._min_upload_rate
+                limited = pace.at_rate(receive, rate) if rate else receive
+            else:
+                limited = _limited(pace.within(receive, pace.JSON_SECONDS), limit)
             await self._app(scope, limited, send_with_headers)
         except ClientDisconnect:
             return  # nobody is there to be answered
@@ -73,7 +88,8 @@ class Envelope:
             await problem(request_id, 500, message)(scope, receive, send_with_headers)
 
     def _add_headers(self, headers: MutableHeaders, path: str, request_id: str) -> None:
-        headers["X-Request-Id"] = request_id
+        if self._tells_request_id:
+            headers["X-Request-Id"] = request_id
         headers["X-Content-Type-Options"] = "nosniff"
         headers["Referrer-Policy"] = "no-referrer"
         if path in ("/", "/docs") or path.startswith("/web/"):

@@ -79,6 +79,7 @@ _MEANINGS = {
     403: "The signed URL is not valid, or has expired.",
     404: "There is no such thing of this owner.",
     406: "None of the accepted media types can be answered.",
+    408: "The body comes too slowly.",
     409: "The job was canceled.",
     413: "The body is too large.",
     416: "The range lies outside the file.",

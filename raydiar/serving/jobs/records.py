@@ -12,6 +12,8 @@ from raydiar.errors import InvalidCursor
 from raydiar.serving.storage.tables import documents, jobs
 
 KINDS = ("diarize", "voiceprint", "identify")
+UPLOADS, URLS = "upload", "url"  # lanes of the queue: what is at hand, and what must be fetched
+LANES = (UPLOADS, URLS)
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,10 @@ class Job:
         Number of times that a worker has claimed it.
     excused : int
         How many of these do not count towards giving up.
+    machine_failures : int
+        How many of these failed for want of a machine that works.
+    alone : bool
+        Whether it is worked on in a process of its own, because a worker that had it died.
     lease_owner : str or None
         The worker that has it, or had it last.
     webhook_attempts : int
@@ -78,6 +84,8 @@ class Job:
     expires_at: float | None
     attempt: int
     excused: int
+    machine_failures: int
+    alone: bool
     lease_owner: str | None
     lease_expires: float | None
     cancel_requested: bool

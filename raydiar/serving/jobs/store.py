@@ -26,6 +26,9 @@ from raydiar.serving.jobs.limits import (
 )
 from raydiar.serving.jobs.records import (
     KINDS,
+    LANES,
+    UPLOADS,
+    URLS,
     WITH_OUTPUT,
     Job,
     Page,
@@ -36,8 +39,9 @@ from raydiar.serving.jobs.records import (
     read_jobs,
     storable,
 )
+from raydiar.serving.media.names import SCHEME
 from raydiar.serving.storage.database import Database
-from raydiar.serving.storage.tables import documents, jobs
+from raydiar.serving.storage.tables import documents, jobs, versions
 
 # Asked ten times a second: made once.
 _ALIVE = sa.select(jobs.c.job_id).where(
@@ -57,6 +61,8 @@ class JobStore:
     limits : QueueLimits
     max_attempts : int
         Attempts that count after which a job is given up.
+    max_machine_failures : int
+        Attempts that machines failed at, after which it is given up as well.
     result_hours : float
         How long a finished job is kept.
     clock : callable
@@ -70,10 +76,12 @@ class JobStore:
         max_attempts: int = 3,
         result_hours: float = 24.0,
         clock: Callable[[], float] = time.time,
+        max_machine_failures: int = 24,
     ):
         self._database = database
         self._limits = limits
         self._max_attempts = max_attempts
+        self._max_machine_failures = max_machine_failures
         self._result_seconds = result_hours * 3600.0
         self._clock = clock
 
@@ -108,12 +116,13 @@ class JobStore:
         job_id = str(uuid.uuid4())
         with self._database.write() as connection:
             self._database.lock(connection, "create")  # counted and added by one at a time
-            check_limits(connection, self._limits, audio_seconds)
+            check_limits(connection, self._limits, owner, audio_seconds)
             connection.execute(
                 jobs.insert().values(
                     job_id=job_id,
                     owner=owner,
                     kind=kind,
+                    lane=UPLOADS if media.startswith(SCHEME) else URLS,
                     priority=priority,
                     status="created",
                     media=media,
@@ -130,8 +139,8 @@ class JobStore:
             )
             return read_jobs(connection, jobs.c.job_id == job_id)[0]
 
-    def check_room(self) -> None:
-        """Refuse a job before its recording is uploaded.
+    def check_room(self, owner: str) -> None:
+        """Refuse a client's job before its recording is uploaded.
 
         Raises
         ------
@@ -139,7 +148,7 @@ class JobStore:
             When no more may wait.
         """
         with self._database.read() as connection:
-            check_limits(connection, self._limits, 0.0)
+            check_limits(connection, self._limits, owner, 0.0)
 
     def get(self, job_id: str, owner: str) -> Job | None:
         """Read a job of this owner, with its output; None for another's and for an unknown one."""
@@ -205,9 +214,7 @@ class JobStore:
 
     # What workers do.
 
-    def claim(
-        self, owner: str, lease_seconds: float, kinds: Sequence[str] | None = None
-    ) -> Job | None:
+    def claim(self, owner: str, lease_seconds: float, lanes: Sequence[str] = LANES) -> Job | None:
         """Lease the next job: of smallest priority, of the client with fewest running, the oldest.
 
         Jobs whose lease expired come back to the queue first, or are given up.
@@ -217,8 +224,8 @@ class JobStore:
         owner : str
             Name of the worker, of which there is only one.
         lease_seconds : float
-        kinds : sequence of str, optional
-            What the worker can do; everything by default.
+        lanes : sequence of str
+            What the worker has room for; everything by default.
 
         Returns
         -------
@@ -230,7 +237,7 @@ class JobStore:
             for row in claims.take_expired(connection, now):
                 connection.execute(self._after_lease(row).where(jobs.c.seq == row.seq))
                 _forget_secrets(connection, jobs.c.seq == row.seq)
-            seq = claims.take_next(connection, owner, kinds or KINDS, now, now + lease_seconds)
+            seq = claims.take_next(connection, owner, lanes, now, now + lease_seconds, self._limits)
             return None if seq is None else read_jobs(connection, jobs.c.seq == seq)[0]
 
     def renew(
@@ -278,7 +285,15 @@ class JobStore:
         """
         self._as_holder(job, self._end("failed", error), "failed")
 
-    def release(self, job: Job, reason: str, *, counts: bool = True, delay: float = 0.0) -> None:
+    def release(
+        self,
+        job: Job,
+        reason: str,
+        *,
+        counts: bool = True,
+        machine: bool = False,
+        delay: float = 0.0,
+    ) -> None:
         """Give a job back to the queue; it is given up when too many attempts were in vain.
 
         Parameters
@@ -288,6 +303,9 @@ class JobStore:
         counts : bool
             Whether this was an attempt: false where the cause is not the job, as when the worker is
             told to stop.
+        machine : bool
+            Whether the machine failed, which counts by itself: a job outlives many of these, but
+            not all.
         delay : float
             Seconds until somebody may claim it again.
 
@@ -296,7 +314,9 @@ class JobStore:
         LeaseLost, JobCanceled
             See `renew`.
         """
-        change, status = self._after_attempt(job, reason, job.excused + (not counts), delay)
+        excused = job.excused + (machine or not counts)
+        failures = job.machine_failures + machine
+        change, status = self._after_attempt(job, reason, excused, delay, failures)
         self._as_holder(job, change, status)
 
     # What the server does.
@@ -314,16 +334,24 @@ class JobStore:
         while True:  # in small transactions, so that nobody waits for long
             with self._database.write() as connection:
                 found = list(connection.scalars(old.with_for_update(skip_locked=True)))
-                connection.execute(documents.delete().where(documents.c.job_id.in_(found)))
+                for table in (documents, versions):
+                    connection.execute(table.delete().where(table.c.job_id.in_(found)))
                 connection.execute(jobs.delete().where(jobs.c.job_id.in_(found)))
             deleted += len(found)
             if not found:
                 return deleted
 
     def due_webhooks(
-        self, owner: str, lease_seconds: float, limit: int = 10, now: float | None = None
+        self,
+        owner: str,
+        lease_seconds: float,
+        limit: int = 10,
+        now: float | None = None,
+        per_owner: int = 4,
     ) -> Sequence[Job]:
         """Lease webhooks that are due; when not told their fate, they are due again after that.
+
+        At most `limit`, and so many of each client.
 
         Returns
         -------
@@ -332,7 +360,9 @@ class JobStore:
         """
         now = self._clock() if now is None else now
         with self._database.write() as connection:
-            numbers = claims.take_webhooks(connection, owner, now, now + lease_seconds, limit)
+            numbers = claims.take_webhooks(
+                connection, owner, now, now + lease_seconds, limit, per_owner
+            )
             return read_jobs(
                 connection, jobs.c.seq.in_(numbers), output=~jobs.c.webhook_status_only
             )
@@ -377,17 +407,26 @@ class JobStore:
         )
 
     def _after_attempt(
-        self, job: Job | sa.Row, reason: str, excused: int, delay: float = 0.0
+        self,
+        job: Job | sa.Row,
+        reason: str,
+        excused: int,
+        delay: float = 0.0,
+        machine_failures: int = 0,
     ) -> tuple[sa.Update, str]:
         """Queue a job again or give it up; gives the change and the new status."""
         if job.attempt - excused >= self._max_attempts:
             error = f"given up after {self._max_attempts} attempts: {reason}"
+            return self._end("failed", error), "failed"
+        if machine_failures >= self._max_machine_failures:
+            error = f"given up, for this server failed at it {machine_failures} times: {reason}"
             return self._end("failed", error), "failed"
         now = self._clock()
         values = {
             "status": "pending" if delay > 0 else "created",
             "error": storable(without_secrets(reason)),
             "excused": excused,
+            "machine_failures": machine_failures,
             "progress": 0.0,
             "updated_at": now,
             "lease_expires": now + delay if delay > 0 else None,
@@ -400,7 +439,13 @@ class JobStore:
             return self._end("canceled")
         if row.status == "pending":
             return jobs.update().values(status="created", lease_expires=None)
-        return self._after_attempt(row, "its worker died or lost touch", row.excused)[0]
+        # A worker that dies takes all its jobs along, and one of them may be why. Each is tried
+        # again in a process of its own (see `Worker`), and only what happens there counts.
+        reason, failures = "its worker died or lost touch", row.machine_failures
+        if row.alone:
+            return self._after_attempt(row, reason, row.excused, machine_failures=failures)[0]
+        change, _ = self._after_attempt(row, reason, row.excused + 1, machine_failures=failures)
+        return change.values(alone=True)
 
     def _as_holder(
         self, job: Job, change: sa.Update, status: str, output: str | None = None

@@ -6,6 +6,7 @@ lock rows, and `Database.lock` stands for what is no row. A transaction that fai
 database raises `DatabaseUnavailable`; connections that broke meanwhile are replaced.
 """
 
+import os
 import sqlite3
 import time
 import zlib
@@ -16,7 +17,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from raydiar.errors import ConfigError, DatabaseUnavailable
-from raydiar.serving.storage.tables import SCHEMA_VERSION, metadata, schema
+from raydiar.serving.storage.tables import MIGRATIONS, SCHEMA_VERSION, metadata, schema
 
 _SQLITE_LOCK_SECONDS = 20.0
 
@@ -180,7 +181,10 @@ def open_database(url: str) -> Database:
     parsed = parse_url(url)
     try:
         if parsed.get_backend_name() == "sqlite":
-            Path(parsed.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_folder(Path(parsed.database).parent)
+            if not os.path.exists(parsed.database):
+                # SQLite gives the files beside it the same mode
+                Path(parsed.database).touch(mode=0o600)
         database = Database(parsed)
     except ModuleNotFoundError as error:
         raise ConfigError(
@@ -192,20 +196,37 @@ def open_database(url: str) -> Database:
         _switch_to_wal(database)
     with database.write() as connection:
         database.lock(connection, "schema")
-        metadata.create_all(connection)
+        schema.create(connection, checkfirst=True)
         version = connection.scalar(sa.select(sa.func.max(schema.c.version)))
-        if version is None:
-            connection.execute(schema.insert().values(version=SCHEMA_VERSION))
-        elif version > SCHEMA_VERSION:
+        if version is not None and version > SCHEMA_VERSION:
             raise ConfigError(
                 f"the database {parsed.render_as_string()} has schema {version}, and this raydiar"
                 f" knows schemas up to {SCHEMA_VERSION}: install the raydiar that made it"
             )
+        for newer in range((version or SCHEMA_VERSION) + 1, SCHEMA_VERSION + 1):
+            for statement in MIGRATIONS[newer]:
+                connection.exec_driver_sql(statement)
+        metadata.create_all(connection)  # tables that are new
+        if version is None:
+            connection.execute(schema.insert().values(version=SCHEMA_VERSION))
+        elif version < SCHEMA_VERSION:
+            connection.execute(schema.update().values(version=SCHEMA_VERSION))
+            for table in metadata.tables.values():
+                for index in table.indexes:
+                    index.create(connection, checkfirst=True)
     return database
+
+
+def make_private_folder(folder: Path) -> None:
+    """Make a folder, and what is missing above it, for this user only."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(mode=0o700, exist_ok=True)
 
 
 def _leave_begin_to_us(connection: sqlite3.Connection, _) -> None:
     connection.isolation_level = None  # Python's driver would begin only before a first INSERT
+    connection.execute("PRAGMA secure_delete = ON")  # of a voice that is deleted nothing stays
 
 
 def _begin(connection: sa.Connection) -> None:

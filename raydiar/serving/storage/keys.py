@@ -24,6 +24,7 @@ from raydiar.serving.storage.database import Database
 from raydiar.serving.storage.tables import api_keys
 
 ENVIRONMENT = "RAYDIAR_API_KEYS"
+ANONYMOUS = "local"  # the owner of what is done without a key
 
 _SECRET = re.compile(r"rdr_([0-9a-f]{16})_[A-Za-z0-9_-]{43}", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
@@ -135,6 +136,13 @@ class KeyRing:
         working = sa.select(api_keys.c.key_id).where(api_keys.c.revoked_at.is_(None)).limit(1)
         with self._database.read() as connection:
             return connection.execute(working).first() is not None
+
+    def had_keys(self) -> bool:
+        """Whether there is or was any key: also when all of them are revoked."""
+        if self._environment:
+            return True
+        with self._database.read() as connection:
+            return connection.execute(sa.select(api_keys.c.key_id).limit(1)).first() is not None
 
     def check(self, secret: str) -> str | None:
         """Find whose a secret is; None when it is nobody's.

@@ -25,7 +25,7 @@ from raydiar.local_speakers import LocalSpeakers
 from raydiar.serving.deployments.inference import PcmSlice, cut
 from raydiar.serving.failures import message
 from raydiar.serving.jobs.records import Job
-from raydiar.serving.media.store import SCHEME, media_key
+from raydiar.serving.media.names import SCHEME, media_key
 from raydiar.serving.outbound.addresses import FetchPolicy, url_label
 from raydiar.serving.outbound.fetching import fetch
 from raydiar.serving.results.identification import identify_output

@@ -30,7 +30,7 @@ from raydiar.serving.http.schemas import (
 )
 from raydiar.serving.http.services import Services
 from raydiar.serving.jobs.records import Job
-from raydiar.serving.media.store import SCHEME, media_key
+from raydiar.serving.media.names import SCHEME, media_key
 from raydiar.serving.outbound.addresses import FetchPolicy, check_url
 from raydiar.serving.results import voiceprint_text
 

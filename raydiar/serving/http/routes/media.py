@@ -2,6 +2,7 @@
 
 import mimetypes
 import re
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Request
@@ -16,8 +17,8 @@ from raydiar.serving.http.answers import UploadAnswer, UrlAnswer
 from raydiar.serving.http.problems import responses
 from raydiar.serving.http.schemas import MediaRequest
 from raydiar.serving.http.services import Services
+from raydiar.serving.media.names import SCHEME, media_key
 from raydiar.serving.media.records import MediaRecord
-from raydiar.serving.media.store import SCHEME, media_key
 from raydiar.serving.storage.streams import check_size
 
 UPLOAD_SECONDS = 24 * 3600.0  # that a URL to upload to lasts: as long as the public service's
@@ -62,7 +63,8 @@ async def upload(key: Key, request: Request, services: UsedServices) -> UploadAn
     length = request.headers.get("content-length", "")
     if length.isdecimal():
         check_size(int(length), max_bytes, SCHEME + key)
-    record = await store(services, owner, key, request.stream(), max_bytes)
+    with request.app.state.uploads.one(owner):
+        record = await store(services, owner, key, request.stream(), max_bytes)
     return UploadAnswer(num_bytes=record.num_bytes)
 
 
@@ -86,11 +88,18 @@ async def download(key: Key, request: Request, services: UsedServices) -> Respon
     if span:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
     return StreamingResponse(
-        services.media.read_range(owner, key, start, end),
+        _counted(request, owner, services.media.read_range(owner, key, start, end)),
         206 if span else 200,
         headers,
         _media_type(key),
     )
+
+
+async def _counted(request: Request, owner: str, blocks: AsyncIterator[bytes]):
+    """Blocks that take a place while they are on their way."""
+    with request.app.state.downloads.one(owner):
+        async for block in blocks:
+            yield block
 
 
 async def store(services: Services, owner: str, key: str, chunks, max_bytes: int) -> MediaRecord:

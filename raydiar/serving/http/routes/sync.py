@@ -24,7 +24,7 @@ from raydiar.serving.http.routes.media import store
 from raydiar.serving.http.schemas import Options
 from raydiar.serving.http.services import Services
 from raydiar.serving.jobs.records import Job
-from raydiar.serving.media.store import SCHEME
+from raydiar.serving.media.names import SCHEME
 from raydiar.serving.results.output import from_output, to_csv, uri_of
 
 PRIORITY = 0
@@ -63,7 +63,7 @@ _BODY = {
     response_model=JobAnswer,
     responses={
         200: {"content": {RTTM: {}, CSV: {}}},
-        **responses(400, 401, 406, 409, 413, 422, 429, 503),
+        **responses(400, 401, 406, 408, 409, 413, 422, 429, 503),
     },
     openapi_extra={"requestBody": _BODY},
 )
@@ -81,12 +81,19 @@ async def diarize_now(
     media_type = best_type(request.headers.get("accept"), (JSON, RTTM, CSV))
     if media_type is None:
         raise HTTPException(406, f"Answers here are {JSON}, {RTTM} or {CSV}.")
+    with request.app.state.waiting.one(owner):
+        return await _diarize(request, owner, services, options, media_type)
+
+
+async def _diarize(
+    request: Request, owner: str, services: Services, options: SyncOptions, media_type: str
+) -> Response:
     form = form_of(request.headers.get("content-type"))
     max_bytes = services.settings.max_bytes
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > max_bytes + (_FORM_BYTES if form else 0):
         raise _too_large(max_bytes)
-    await run_in_threadpool(services.jobs.check_room)  # sooner than after an upload
+    await run_in_threadpool(services.jobs.check_room, owner)  # sooner than after an upload
     chunks = request.stream() if form is None else form.file_chunks(request.stream())
     async with _uploaded(services, owner, chunks, max_bytes) as url:
         if form is not None:
