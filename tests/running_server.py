@@ -66,6 +66,7 @@ def running_server(**settings) -> Iterator[Running]:
         jobs_per_worker=3,
         reads_per_minute=0,  # tests look often
         submissions_per_minute=0,
+        key_running_jobs=16,
         **settings,
     )
     made = CliRunner().invoke(

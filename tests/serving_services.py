@@ -20,6 +20,7 @@ from raydiar.serving.results.output import FrameConfidence, diarize_output, voic
 from raydiar.serving.settings import ServeSettings
 from raydiar.serving.storage.database import open_database
 from raydiar.serving.storage.keys import KeyRing
+from raydiar.serving.storage.secrets import WebhookSecrets
 
 EMBEDDING = "ab" * 32
 MODE = "whole-window"
@@ -37,6 +38,7 @@ def make_services(folder, url="http://localhost", limits=None, **settings) -> Se
         media=MediaStore(settings.media, "0123456789abcdef", url),
         media_records=MediaRecords(database, settings.media_hours),
         keys=KeyRing(database, environ={}),
+        webhook_secrets=WebhookSecrets(database, {}),
         search=None,
         embedding=EMBEDDING,
         embedding_mode=MODE,

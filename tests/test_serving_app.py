@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from contextlib import suppress
@@ -37,7 +38,6 @@ from raydiar.serving.settings import ServeSettings
 from raydiar.voiceprints import builder
 
 ROOT = Path(__file__).resolve().parents[1]
-SECRET = "the secret of the webhooks"
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,6 @@ def server(local_ray, index, disk):
         slice_seconds=15.0,
         lease_seconds=3.0,
         decode_time_limit=6.0,
-        webhook_secret=SECRET,
         allow_hosts=("127.0.0.1",),
     ) as running:
         yield running
@@ -253,10 +252,33 @@ def test_a_recording_from_the_web_and_a_webhook(server, talk):
         assert server.finished(job_id)["status"] == "succeeded"
         wait_until(lambda: "/told" in [path for _, path, _, _ in web.requests])
     [(headers, raw)] = [(h, raw) for _, path, h, raw in web.requests if path == "/told"]
-    assert verify_signature(raw, headers["X-Request-Timestamp"], headers["X-Signature"], SECRET)
+    secret = server.http.get("/v1/webhooks/secret").json()["secret"]  # of this key alone
+    assert verify_signature(raw, headers["X-Request-Timestamp"], headers["X-Signature"], secret)
     told = json.loads(raw)
     assert (told["jobId"], told["status"]) == (job_id, "succeeded")
     assert told["output"] == server.job(job_id)["output"]
+
+
+def test_who_has_no_key_takes_no_place(server):
+    """Many who send one byte of a body each: all are answered, and so is everybody else."""
+    address = httpx.URL(server.url)
+    head = f"POST /v1/diarize HTTP/1.1\r\nHost: {address.host}\r\nContent-Length: 1000\r\n\r\n"
+    held = [socket.create_connection((address.host, address.port), 60) for _ in range(40)]
+    try:
+        for one in held:
+            one.sendall(f"{head}{{".encode())
+        for one in held:
+            assert one.recv(12) == b"HTTP/1.1 401"
+        answer = server.http.get("/healthz")
+        assert answer.status_code == 200
+        assert len(answer.headers.get_list("X-Request-Id")) == 1
+    finally:
+        for one in held:
+            one.close()
+    mine = {"X-Request-Id": "an id of mine, 1"}
+    refused = server.http.get("/v1/jobs/x", headers=mine)
+    assert refused.headers.get_list("X-Request-Id") == [mine["X-Request-Id"]]
+    assert refused.json()["requestId"] == mine["X-Request-Id"]
 
 
 def test_replicas_that_are_killed_lose_nothing(server, sample_wav, expected):
@@ -271,7 +293,7 @@ def test_replicas_that_are_killed_lose_nothing(server, sample_wav, expected):
         ray.kill(ray.get_actor(**replica))
     job = server.finished(job_id)
     assert segments(job["output"]["diarization"]) == turns(expected.turns)
-    assert server.record(job_id).attempt == 2
+    assert (server.record(job_id).attempt, server.record(job_id).alone) == (2, True)
     assert server.worker_of(job_id) != worker
 
 

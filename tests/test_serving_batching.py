@@ -73,6 +73,27 @@ def test_small_ones_fill_what_a_large_one_leaves_and_it_is_next():
     asyncio.run(scenario())
 
 
+def test_who_floods_waits_for_his_own():
+    """Nine of one and one of another: the other is next, however long the queue is."""
+
+    async def scenario():
+        device = Device()
+        batching = Batching(device, lambda one: 1, 1, owner=lambda one: one // 100)
+        tasks = await asked(batching, 101)
+        tasks += await asked(batching, *range(102, 110))
+        tasks += await asked(batching, 201, 301)
+        device.let(2)
+        await tasks[1]
+        tasks += await asked(batching, 202)
+        device.let(20)
+        await asyncio.gather(*tasks)
+        ran = [one for [one] in device.batches]
+        assert ran[:7] == [101, 102, 201, 301, 103, 202, 104]
+        assert ran[7:] == [105, 106, 107, 108, 109]
+
+    asyncio.run(scenario())
+
+
 def test_what_costs_more_than_a_batch_may_is_one_of_its_own():
     async def scenario():
         device = Device()

@@ -1,6 +1,7 @@
 """Webhooks: signed as their receivers expect, and no way into our network."""
 
 import asyncio
+import base64
 import hashlib
 import hmac
 import json
@@ -40,7 +41,8 @@ def test_a_webhook_is_signed_over_its_raw_body():
     timestamp = headers["X-Request-Timestamp"]
     assert abs(int(timestamp) - time.time()) < 60
     content = b"v0:" + timestamp.encode() + b":" + raw
-    expected = hmac.new(SECRET.encode(), content, hashlib.sha256).hexdigest()
+    digest = hmac.new(SECRET.encode(), content, hashlib.sha256).digest()
+    expected = base64.b64encode(digest).decode()
     assert headers["X-Signature"] == expected
     assert verify_signature(raw, timestamp, expected, SECRET)
     assert "x-retry-num" not in {name.lower() for name in headers}
@@ -49,7 +51,11 @@ def test_a_webhook_is_signed_over_its_raw_body():
 def test_a_known_signature():
     # computed with OpenSSL: printf 'v0:1700000000:{}' | openssl dgst -sha256 -hmac secret
     known = "84dd7b277ba946b3a34369b43499bfd9258b410b8894583f1288b1911aa6a6d6"
-    assert sign(b"{}", "1700000000", "secret") == known
+    assert sign(b"{}", "1700000000", "secret", "hex") == known
+    published = base64.b64encode(bytes.fromhex(known)).decode()
+    assert sign(b"{}", "1700000000", "secret") == published
+    for signature in (known, published):
+        assert verify_signature(b"{}", "1700000000", signature, "secret", now=1_700_000_000)
 
 
 def test_receivers_can_tell_forged_and_old_webhooks():

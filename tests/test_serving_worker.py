@@ -11,9 +11,12 @@ import pytest
 from raydiar import errors
 from raydiar.local_speakers import LocalSpeakers
 from raydiar.serving.deployments.inference import PcmSlice, SliceInference, cut
+from raydiar.serving.jobs.store import JobStore
 from raydiar.serving.settings import ServeSettings
+from raydiar.serving.storage.database import open_database
 from raydiar.serving.stores import open_stores
 from raydiar.serving.work import worker as worker_module
+from raydiar.serving.work.budget import PcmBudget
 from raydiar.serving.work.worker import Worker
 from raydiar.windows import WindowGrid
 
@@ -21,12 +24,24 @@ from raydiar.windows import WindowGrid
 class Work:
     """What is done with each job, in the place of a `Processor`."""
 
-    def __init__(self, act=None):
+    def __init__(self, act=None, fetch=None):
         self.act = act
+        self.fetch = fetch
         self.started = asyncio.Event()
         self.stopped = False
+        self.apart = []
 
-    async def __call__(self, job, progress):
+    @asynccontextmanager
+    async def recording(self, job):
+        if self.fetch and job.media.startswith("https://"):
+            await self.fetch()
+        yield None
+
+    async def isolate(self, job, progress):
+        self.apart.append(job.job_id)
+        return await self(job, None, progress)
+
+    async def __call__(self, job, path, progress):
         self.started.set()
         try:
             return await self.act() if self.act else {"diarization": []}
@@ -56,13 +71,14 @@ def settings(tmp_path) -> ServeSettings:
         media=str(tmp_path / "media"),
         lease_seconds=1.0,
         jobs_per_worker=2,
+        key_running_jobs=10,
     )
 
 
 @asynccontextmanager
 async def working(settings, work):
     stores = open_stores(settings, "http://localhost")
-    worker = Worker(settings, stores, work)
+    worker = Worker(settings, stores, work, work.isolate)
     worker.start()
     try:
         yield stores.jobs, worker
@@ -77,8 +93,8 @@ async def until(condition, seconds=30.0) -> None:
         await asyncio.sleep(0.05)
 
 
-def submit(jobs):
-    return jobs.create("ann", "diarize", {}, "https://example.com/a.wav").job_id
+def submit(jobs, media="media://a.wav"):
+    return jobs.create("ann", "diarize", {}, media).job_id
 
 
 def test_a_result_outlives_an_outage_of_the_database(postgres, settings):
@@ -200,6 +216,82 @@ def test_a_machine_that_fails_again_and_again_is_replaced(settings, monkeypatch)
 
             await until(unhealthy)
             assert jobs.get(job_id, "ann").status != "failed"
+
+    asyncio.run(scenario())
+
+
+def test_what_outlived_its_worker_is_done_apart(settings):
+    """Of two jobs of a worker that died, neither takes the other or the next worker along."""
+
+    async def scenario():
+        stores = open_stores(settings, "http://localhost")
+        an_hour_ago = JobStore(open_database(settings.database), clock=lambda: time.time() - 3600)
+        held = [submit(stores.jobs) for _ in range(2)]
+        for _ in held:
+            an_hour_ago.claim("a worker that died", 60.0)
+        fresh = submit(stores.jobs)
+        work = Work()
+        async with working(settings, work) as (jobs, _):
+            for job_id in (*held, fresh):
+                await until(lambda job_id=job_id: jobs.get(job_id, "ann").status == "succeeded")
+        assert sorted(work.apart) == sorted(held)
+        found = [jobs.get(job_id, "ann") for job_id in (*held, fresh)]
+        assert [job.attempt - job.excused for job in found] == [1, 1, 1]
+
+    asyncio.run(scenario())
+
+
+def test_slow_hosts_keep_no_place_where_work_is_done(settings):
+    settings = settings.model_copy(update={"fetches_per_worker": 2, "jobs_per_worker": 1})
+
+    async def scenario():
+        fetched = asyncio.Event()
+        work = Work(fetch=fetched.wait)
+        async with working(settings, work) as (jobs, _):
+            slow = [submit(jobs, "https://slow/a.wav") for _ in range(3)]
+            await until(lambda: jobs.queue_state().running_jobs == 2)
+            upload = submit(jobs)
+            await until(lambda: jobs.get(upload, "ann").status == "succeeded")
+            assert {jobs.get(job_id, "ann").status for job_id in slow} == {"running", "created"}
+            fetched.set()
+            for job_id in slow:
+                await until(lambda job_id=job_id: jobs.get(job_id, "ann").status == "succeeded")
+
+    asyncio.run(scenario())
+
+
+def test_memory_for_decoded_audio_is_handed_out():
+    async def scenario():
+        budget = PcmBudget(1000)  # 250 of them for those of at most 31
+        inside, leave = [], {}
+
+        async def hold(name, size):
+            async with budget.room(size):
+                inside.append(name)
+                await leave.setdefault(name, asyncio.Event()).wait()
+            inside.remove(name)
+
+        async def settle():
+            for _ in range(10):
+                await asyncio.sleep(0)
+
+        sizes = {"day": 700, "hour": 200, "later": 50, "short": 30, "endless": 10**9}
+        tasks = {name: asyncio.create_task(hold(name, size)) for name, size in sizes.items()}
+        await settle()
+        assert inside == ["day", "short"]  # what is small does not wait behind what is large
+        tasks["hour"].cancel()
+        await settle()
+        assert inside == ["day", "short", "later"]
+        leave["day"].set()
+        await settle()
+        assert inside == ["short", "later"]
+        leave["later"].set()
+        await settle()
+        assert inside == ["short", "endless"]  # alone, of the large ones
+        for name in ("short", "endless"):
+            leave[name].set()
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
+        assert inside == []
 
     asyncio.run(scenario())
 

@@ -13,6 +13,7 @@ import json
 import mmap
 import os
 import pickle
+import resource
 import shutil
 import signal
 import socket
@@ -36,7 +37,13 @@ from raydiar.audio.arguments import channel_index, hand_over
 from raydiar.audio.decoding import decode_into, read_info
 from raydiar.audio.parts import Cut, PartedPcm
 from raydiar.audio.pcm import PcmBuffer
-from raydiar.errors import DecoderCrashed, DecoderKilled, DecoderStalled, StorageUnavailable
+from raydiar.errors import (
+    AudioDecodeError,
+    DecoderCrashed,
+    DecoderKilled,
+    DecoderStalled,
+    StorageUnavailable,
+)
 from raydiar.naming import local_path
 from raydiar.storage import (
     BLOCK_BYTES,
@@ -54,6 +61,11 @@ _PULSE_SECONDS = 1.0
 _GO_ON = b"go on"  # with the next part
 # Audio seconds per second below which a decode counts as stalled: one busy core does hundreds.
 _SLOWEST = 10.0
+_MOST_MEMORY = 4 * 2**30  # bytes that a decoder may have for itself
+_TOO_MUCH_MEMORY = (
+    f"Decoding the recording takes more than {_MOST_MEMORY >> 30} GiB of memory. The file is "
+    "probably damaged: convert it."
+)
 
 
 class IsolatedDecoder:
@@ -425,6 +437,7 @@ def serve(descriptor: int) -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")  # if memory runs out, the kernel shall take the child, not the host
+    _limit_resources()
     carrier, connection = socket.socket(fileno=descriptor), Connection(os.dup(descriptor))
     connection.send_bytes(b'{"ready": true}')
     while True:
@@ -434,11 +447,28 @@ def serve(descriptor: int) -> None:
         try:
             request = pickle.loads(connection.recv_bytes())
             reply = _answer(request, descriptors, carrier, connection)
+        except MemoryError:
+            reply = {"error": _report(AudioDecodeError(_TOO_MUCH_MEMORY))}
         except Exception as error:
             reply = {"error": _report(error)}
         for received in descriptors:
             os.close(received)
         connection.send_bytes(json.dumps(reply).encode())
+
+
+def _limit_resources() -> None:
+    """What no recording needs more of than this; PCM is shared memory, and does not count."""
+    most = {
+        resource.RLIMIT_DATA: _MOST_MEMORY,
+        resource.RLIMIT_NOFILE: 256,
+        resource.RLIMIT_CORE: 0,
+    }
+    for kind, limit in most.items():
+        _, hard = resource.getrlimit(kind)
+        if hard != resource.RLIM_INFINITY:
+            limit = min(limit, hard)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(kind, (limit, limit))
 
 
 def _answer(

@@ -18,10 +18,11 @@ import ray
 from ray import serve
 from ray.exceptions import RayTaskError
 from ray.serve.config import AutoscalingConfig
+from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
 from raydiar.corpus.job.placement import spans_nodes
-from raydiar.errors import ConfigError
+from raydiar.errors import ConfigError, QueueFull
 from raydiar.pipelines.config import LocalPipeline, PipelineConfig
 from raydiar.pipelines.config_file import load_config
 from raydiar.serving.deployments.inference import (
@@ -102,14 +103,18 @@ def build(args: ServeSettings) -> serve.Application:
     search = None
     if settings.index is not None:
         search = VoiceSearchDeployment.options(ray_actor_options={"num_cpus": SEARCH_CPUS}).bind(
-            settings.index, voiceprints.embedding, voiceprints.embedding_mode
+            settings.index,
+            voiceprints.embedding,
+            voiceprints.embedding_mode,
+            settings.index_shards,
         )
     return Ingress.options(
         num_replicas=2 if several else 1, ray_actor_options={"num_cpus": INGRESS_CPUS}
     ).bind(settings, public_url, voiceprints, anonymous, worker, search)
 
 
-@serve.deployment(max_ongoing_requests=1000)  # most of them wait: uploads, and sync jobs
+# most of them wait: uploads, and sync jobs; beyond, the proxy answers 503 at once
+@serve.deployment(max_ongoing_requests=1000, max_queued_requests=200)
 @serve.ingress()
 class Ingress:
     """A replica that answers HTTP.
@@ -145,6 +150,7 @@ class Ingress:
             media=stores.media,
             media_records=stores.media_records,
             keys=stores.keys,
+            webhook_secrets=stores.webhook_secrets,
             search=None if search is None else _searching(search),
             embedding=voiceprints.embedding,
             embedding_mode=voiceprints.embedding_mode,
@@ -154,7 +160,7 @@ class Ingress:
         )
 
     def __serve_build_asgi_app__(self):
-        return create_api(self._services)
+        return create_api(self._services, tells_request_id=False)
 
 
 def _waking(handle: DeploymentHandle):
@@ -173,6 +179,8 @@ def _searching(handle: DeploymentHandle):
             return await handle.search.remote(voiceprints, k, include_turns, where)
         except RayTaskError as error:
             raise cause_of(error) from None
+        except BackPressureError as error:
+            raise QueueFull("others search already; try again in 5 s", 5.0) from error
 
     return search
 

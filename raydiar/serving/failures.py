@@ -18,6 +18,7 @@ _OF_MOMENT = (
     errors.DatabaseUnavailable,
     errors.DecoderKilled,
     errors.DeviceFailed,
+    errors.WorkerUnhealthy,
     RayError,
     RayServeException,
 )

@@ -19,6 +19,10 @@ class ServeSettings(BaseModel):
         "auto", "cuda" or "cpu".
     index : str or None
         Voiceprint index that `/v1/search` answers from.
+    index_shards : int or None
+        Ray actors that share the index among them; None: one replica holds it all.
+    index_keys : tuple of str or None
+        Ids of the keys that may search in it; None: all.
     database : str
         SQLAlchemy URL; SQLite on one node only.
     media : str
@@ -86,6 +90,8 @@ class ServeSettings(BaseModel):
     pipeline: str | None = None
     device: str = "auto"
     index: str | None = None
+    index_shards: int | None = Field(None, ge=1)
+    index_keys: tuple[str, ...] | None = None
     database: str = "sqlite:///raydiar.sqlite"
     media: str = "raydiar-media"
     public_url: str | None = None

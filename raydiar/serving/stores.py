@@ -1,18 +1,15 @@
 """What a server keeps, opened by each of its processes: jobs, uploads, keys."""
 
-import secrets
 from dataclasses import dataclass
-
-import sqlalchemy as sa
 
 from raydiar.serving.jobs.limits import QueueLimits
 from raydiar.serving.jobs.store import JobStore
 from raydiar.serving.media.records import MediaRecords
 from raydiar.serving.media.store import MediaStore
 from raydiar.serving.settings import ServeSettings
-from raydiar.serving.storage import tables
-from raydiar.serving.storage.database import Database, open_database
+from raydiar.serving.storage.database import open_database
 from raydiar.serving.storage.keys import ANONYMOUS, KeyRing
+from raydiar.serving.storage.secrets import WebhookSecrets, shared_secret
 
 
 @dataclass(frozen=True)
@@ -23,6 +20,7 @@ class Stores:
     media: MediaStore
     media_records: MediaRecords
     keys: KeyRing
+    webhook_secrets: WebhookSecrets
 
 
 def open_stores(settings: ServeSettings, public_url: str) -> Stores:
@@ -59,21 +57,8 @@ def open_stores(settings: ServeSettings, public_url: str) -> Stores:
         media=MediaStore(settings.media, shared_secret(database, "media"), public_url),
         media_records=MediaRecords(database, settings.media_hours),
         keys=KeyRing(database),
+        webhook_secrets=WebhookSecrets(
+            database,
+            {ANONYMOUS: settings.webhook_secret} if settings.webhook_secret else {},
+        ),
     )
-
-
-def shared_secret(database: Database, name: str) -> str:
-    """A random secret that all processes of a server know; made by the first that asks.
-
-    Raises
-    ------
-    DatabaseUnavailable
-    """
-    known = sa.select(tables.secrets.c.value).where(tables.secrets.c.name == name)
-    with database.write() as connection:
-        database.lock(connection, f"secret {name}")
-        value = connection.scalar(known)
-        if value is None:
-            value = secrets.token_urlsafe(32)
-            connection.execute(tables.secrets.insert().values(name=name, value=value))
-    return value

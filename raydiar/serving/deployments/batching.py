@@ -7,8 +7,9 @@ where nothing runs.
 """
 
 import asyncio
+import itertools
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -27,6 +28,8 @@ class Batching(Generic[T, R]):
         Of an item.
     max_cost : number
         Of a batch; an item that costs more is a batch of its own.
+    owner : callable
+        Of an item; by default all have the same.
     """
 
     def __init__(
@@ -34,17 +37,20 @@ class Batching(Generic[T, R]):
         run: Callable[[list[T]], Awaitable[list[R | Exception]]],
         cost: Callable[[T], float],
         max_cost: float,
+        owner: Callable[[T], Hashable] = lambda item: None,
     ):
         self._run = run
         self._cost = cost
         self._max_cost = max_cost
-        self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
+        self._owner = owner
+        # of each owner who has any, what waits; whose turn is next comes first
+        self._waiting: dict[Hashable, deque[tuple[T, asyncio.Future[R]]]] = {}
         self._running: asyncio.Task | None = None
 
     async def __call__(self, item: T) -> R:
         """The result of an item; a caller that is cancelled before its batch runs costs nothing."""
         answer = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, answer))
+        self._waiting.setdefault(self._owner(item), deque()).append((item, answer))
         if self._running is None:
             self._running = asyncio.create_task(self._run_all())
         return await answer
@@ -57,18 +63,24 @@ class Batching(Generic[T, R]):
             self._running = None
 
     def _next(self) -> list[tuple[T, asyncio.Future[R]]]:
-        """Take the next batch: what waits longest, and all behind it that fits."""
-        batch, left, cost = [], deque(), 0.0
-        for item, answer in self._waiting:
-            if answer.cancelled():
-                continue
-            more = self._cost(item)
-            if batch and cost + more > self._max_cost:
-                left.append((item, answer))
-                continue
-            batch.append((item, answer))
-            cost += more
-        self._waiting = left
+        """Take the next batch: owners in turn, of each what waits longest and all that fits."""
+        batch, cost = [], 0.0
+        left = {owner: deque() for owner in self._waiting}
+        served = set()
+        for turn in itertools.zip_longest(*self._waiting.values()):
+            for owner, waiting in zip(left, turn, strict=True):
+                if waiting is None or waiting[1].cancelled():
+                    continue
+                more = self._cost(waiting[0])
+                if batch and cost + more > self._max_cost:
+                    left[owner].append(waiting)
+                    continue
+                batch.append(waiting)
+                served.add(owner)
+                cost += more
+        # whoever had a turn is behind those who had none
+        order = sorted(left, key=lambda owner: owner in served)
+        self._waiting = {owner: left[owner] for owner in order if left[owner]}
         return batch
 
     async def _answer(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:

@@ -42,15 +42,20 @@ class PcmSlice:
     first_window, num_windows : int
     recording_samples : int
         Length of the whole recording.
+    owner : str
+        Whose it is: those who ask at the same time are served in turn.
     """
 
     samples: np.ndarray = field(repr=False)
     first_window: int
     num_windows: int
     recording_samples: int
+    owner: str = ""
 
 
-def cut(samples: np.ndarray, grid: WindowGrid, slice_seconds: float) -> Iterator[PcmSlice]:
+def cut(
+    samples: np.ndarray, grid: WindowGrid, slice_seconds: float, owner: str = ""
+) -> Iterator[PcmSlice]:
     """Cut a recording into slices of at most `slice_seconds`, or one window.
 
     Parameters
@@ -58,6 +63,7 @@ def cut(samples: np.ndarray, grid: WindowGrid, slice_seconds: float) -> Iterator
     samples : (num_samples,) int16
     grid : WindowGrid
     slice_seconds : float
+    owner : str
     """
     beyond_first = slice_seconds * grid.sample_rate - grid.window_samples
     most = 1 + max(0, int(beyond_first // grid.step_samples))
@@ -66,7 +72,7 @@ def cut(samples: np.ndarray, grid: WindowGrid, slice_seconds: float) -> Iterator
         count = min(most, total - first)
         start = first * grid.step_samples
         stop = start + (count - 1) * grid.step_samples + grid.window_samples
-        yield PcmSlice(samples[start:stop], first, count, len(samples))
+        yield PcmSlice(samples[start:stop], first, count, len(samples), owner)
 
 
 class SliceInference:
@@ -155,7 +161,10 @@ class LocalInferenceDeployment:
         step = self._inference.grid.step_samples / self._inference.grid.sample_rate
         # by windows, not by duration: a short clip costs a whole one
         self._batching = Batching(
-            self._infer_batch, lambda one: one.num_windows * step, max_batch_seconds
+            self._infer_batch,
+            lambda one: one.num_windows * step,
+            max_batch_seconds,
+            owner=lambda one: one.owner,
         )
 
     async def infer(self, one: PcmSlice) -> LocalSpeakers:

@@ -14,6 +14,7 @@ from raydiar.storage.folder import Folder
 from raydiar.voiceprints.generation import read_current
 from raydiar.voiceprints.index import VoiceprintIndex
 from raydiar.voiceprints.search import Hit, search, turns_of
+from raydiar.voiceprints.sharded import ShardedIndex
 from raydiar.voiceprints.verification import default_calibration
 
 logger = get_logger("ray.serve")
@@ -30,6 +31,8 @@ class VoiceSearch:
         Of the index.
     embedding, embedding_mode : str
         Of the voiceprints that are looked for.
+    num_shards : int, optional
+        Ray actors that share the index among them.
 
     Raises
     ------
@@ -37,8 +40,11 @@ class VoiceSearch:
         If there is no index, or it is of another embedding.
     """
 
-    def __init__(self, uri: str, embedding: str, embedding_mode: str):
+    def __init__(
+        self, uri: str, embedding: str, embedding_mode: str, num_shards: int | None = None
+    ):
         self._uri = uri
+        self._num_shards = num_shards
         self._embedding = (embedding, embedding_mode)
         self._calibration = default_calibration(embedding, embedding_mode)
         self._index = self._open()
@@ -72,10 +78,23 @@ class VoiceSearch:
         turns = turns_of(hit for hits in found for hit in hits) if include_turns else {}
         return [[_shown(hit, turns) for hit in hits] for hits in found]
 
-    def _open(self) -> VoiceprintIndex:
-        index = VoiceprintIndex.open(self._uri)
-        index.check_embedding(*self._embedding)
+    def _open(self) -> VoiceprintIndex | ShardedIndex:
+        if self._num_shards is None:
+            index = VoiceprintIndex.open(self._uri)
+        else:
+            index = ShardedIndex.open(self._uri, self._num_shards)
+        try:
+            index.check_embedding(*self._embedding)
+        except VoiceprintIndexError:
+            if self._num_shards is not None:
+                index.close()
+            raise
         return index
+
+    def _newest(self) -> VoiceprintIndex | ShardedIndex:
+        if self._num_shards is None or not len(self._index):
+            return self._open()
+        return self._index.refresh()
 
     def _follow(self) -> None:
         """Open the index anew if another generation is current; keep the old one if that fails."""
@@ -85,7 +104,7 @@ class VoiceSearch:
         try:
             current, _ = read_current(Folder(self._uri))
             if current.token != self._index.generation.token:
-                self._index = self._open()
+                self._index = self._newest()
         except (VoiceprintIndexError, OSError):
             logger.exception("the voiceprint index cannot be read anew")
 
@@ -98,12 +117,14 @@ def _shown(hit: Hit, turns: Mapping[int, Any]) -> dict[str, Any]:
     return shown
 
 
-@serve.deployment(max_ongoing_requests=16)
+@serve.deployment(max_ongoing_requests=4, max_queued_requests=32)
 class VoiceSearchDeployment:
     """A replica with an open index."""
 
-    def __init__(self, uri: str, embedding: str, embedding_mode: str):
-        self._search = VoiceSearch(uri, embedding, embedding_mode)
+    def __init__(
+        self, uri: str, embedding: str, embedding_mode: str, num_shards: int | None = None
+    ):
+        self._search = VoiceSearch(uri, embedding, embedding_mode, num_shards)
 
     async def search(
         self,

@@ -49,8 +49,13 @@ class KeyAnswer(StatusAnswer):
     max_bytes: int = Field(description="Of an upload")
 
 
+class SecretAnswer(Answer):
+    secret: str
+
+
 class UploadAnswer(Answer):
     num_bytes: int
+    seconds: float | None = Field(None, description="That the recording says it lasts")
 
 
 class JobCreated(Answer):

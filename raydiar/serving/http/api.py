@@ -11,9 +11,10 @@ from raydiar.serving.http.envelope import Envelope
 from raydiar.serving.http.gate import Gate, needs_key
 from raydiar.serving.http.places import Places
 from raydiar.serving.http.problems import responses
-from raydiar.serving.http.routes import jobs, media, search, server, sync
+from raydiar.serving.http.routes import jobs, media, search, server, sync, webhooks
 from raydiar.serving.http.services import Services
 from raydiar.serving.http.waiting import Ends
+from raydiar.serving.media.probing import Prober
 
 DESCRIPTION = """
 Who spoke when, for recordings of up to a day. The routes are those of pyannoteAI's REST interface,
@@ -45,13 +46,15 @@ def create_api(services: Services, tells_request_id: bool = True) -> FastAPI:
     )
     api.state.services = services
     api.state.ends = Ends(services.jobs)
+    api.state.prober = Prober()
     settings = services.settings
     per_key = settings.requests_per_key
     api.state.waiting = Places("requests that wait for a result", settings.max_waiting, per_key)
     api.state.uploads = Places("uploads", settings.max_uploads, per_key)
     api.state.downloads = Places("downloads", settings.max_uploads, per_key)
-    for routes in (sync, jobs, media, search, server):
+    for routes in (sync, jobs, media, webhooks, search, server):
         api.include_router(routes.router)
+    api.include_router(jobs.v2)
     api.mount("/web", server.page_files)
     problems.install(api)
     api.add_middleware(Gate, services=services)
@@ -87,8 +90,8 @@ def _without_422(document: dict[str, Any]) -> dict[str, Any]:
 def _with_429(document: dict[str, Any]) -> dict[str, Any]:
     """What the gate answers to whoever asks too often."""
     for path, operations in document["paths"].items():
-        for operation in operations.values():
-            if needs_key(path):
+        for method, operation in operations.items():
+            if needs_key(path, method.upper()):
                 [too_often] = responses(429).values()
                 described = {
                     "description": too_often["description"],

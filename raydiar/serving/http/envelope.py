@@ -14,6 +14,8 @@ from raydiar.serving.http.problems import logger, problem
 MAX_JSON = 2**20  # bytes of a request's body
 MAX_IDENTIFY = 16 * 2**20  # with the voiceprints of 50 people
 
+NO_LIVE = "This server does not diarize live streams. Send recordings: see /docs."
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9-]{8,64}", re.ASCII)
 _STREAMED = ("/v1/media/upload/", "/v1/diarize/sync")  # these limit themselves
 
@@ -47,6 +49,9 @@ class Envelope:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await refuse_websocket(scope, send)
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -100,6 +105,18 @@ class Envelope:
                 "Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'; sandbox"
             )
             headers["Cache-Control"] = "no-store"
+
+
+async def refuse_websocket(scope: Scope, send: Send) -> None:
+    """Answer 501, where the server can: nothing here takes live streams."""
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": 1003})
+        return
+    refusal = problem(uuid.uuid4().hex, 501, NO_LIVE)
+    kind = "websocket.http.response"
+    headers = refusal.raw_headers
+    await send({"type": f"{kind}.start", "status": refusal.status_code, "headers": headers})
+    await send({"type": f"{kind}.body", "body": refusal.body})
 
 
 def _limit(path: str) -> int | None:

@@ -37,7 +37,7 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
-        if scope["type"] != "http" or not needs_key(path):
+        if scope["type"] != "http" or not needs_key(path, scope["method"]):
             await self._app(scope, receive, send)
             return
         request_id = scope["state"]["request_id"]
@@ -65,9 +65,10 @@ class Gate:
         return self._rates.count(owner, reads=method in ("GET", "HEAD"))
 
 
-def needs_key(path: str) -> bool:
+def needs_key(path: str, method: str) -> bool:
     """Whether a key is asked for at a path, whether or not there is anything."""
-    return path.startswith(_KEYED) and not path.startswith(_SIGNED)
+    signed = path.startswith(_SIGNED) and method != "DELETE"
+    return path.startswith(_KEYED) and not signed
 
 
 def _telling(send: Send, rate: Rate) -> Send:

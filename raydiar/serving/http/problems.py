@@ -80,7 +80,7 @@ _MEANINGS = {
     404: "There is no such thing of this owner.",
     406: "None of the accepted media types can be answered.",
     408: "The body comes too slowly.",
-    409: "The job was canceled.",
+    409: "That is not possible now: a job was canceled, or is not over.",
     413: "The body is too large.",
     416: "The range lies outside the file.",
     422: "The job failed.",

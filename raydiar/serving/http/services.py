@@ -11,6 +11,7 @@ from raydiar.serving.media.records import MediaRecords
 from raydiar.serving.media.store import MediaStore
 from raydiar.serving.settings import ServeSettings
 from raydiar.serving.storage.keys import KeyRing
+from raydiar.serving.storage.secrets import WebhookSecrets
 
 # (voiceprints (n, dimension) float32, k, include_turns, where) -> matches of each, best first
 Search = Callable[
@@ -32,6 +33,7 @@ class Services:
     media : MediaStore
     media_records : MediaRecords
     keys : KeyRing
+    webhook_secrets : WebhookSecrets
     search : callable or None
         Coroutine function that takes voiceprints (n, dimension) float32, how many matches of each
         are wanted, whether with turns, and conditions on columns; None without an index.
@@ -51,9 +53,15 @@ class Services:
     media: MediaStore
     media_records: MediaRecords
     keys: KeyRing
+    webhook_secrets: WebhookSecrets
     search: Search | None
     embedding: str
     embedding_mode: str
     dimension: int
     anonymous: bool = False
     wake: Callable[[], object] = _nobody
+
+    def may_search(self, owner: str) -> bool:
+        """Whether there is an index, and this owner may look for voices in it."""
+        allowed = self.settings.index_keys
+        return self.search is not None and (allowed is None or owner in allowed)

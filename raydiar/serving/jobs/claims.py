@@ -128,6 +128,7 @@ def take_webhooks(
     lease_expires: float,
     limit: int,
     per_owner: int,
+    not_of: Sequence[str] = (),
 ) -> list[int]:
     """Lease webhooks that are due to a sender; gives the numbers of their jobs' rows.
 
@@ -139,7 +140,7 @@ def take_webhooks(
     )
     ranked = (
         sa.select(jobs.c.seq, jobs.c.webhook_next_at, turn.label("turn"))
-        .where(jobs.c.webhook_next_at <= now)
+        .where(jobs.c.webhook_next_at <= now, jobs.c.owner.not_in(not_of))
         .subquery()
     )
     first = (

@@ -212,6 +212,18 @@ class JobStore:
                 connection.execute(jobs.update().where(mine).values(asked))
             return next(iter(read_jobs(connection, mine, output=WITH_OUTPUT)), None)
 
+    def forget_output(self, job_id: str, owner: str) -> None:
+        """Delete what was heard in a finished job's recording, and what its client sent along."""
+        over = sa.select(jobs.c.job_id).where(
+            jobs.c.job_id == job_id, jobs.c.owner == owner, jobs.c.finished_at.is_not(None)
+        )
+        nothing = {"output": None, "waveform": None, "request": "{}"}
+        with self._database.write() as connection:
+            for found in list(connection.scalars(over)):
+                mine = documents.c.job_id == found
+                connection.execute(documents.update().where(mine).values(nothing))
+                connection.execute(versions.delete().where(versions.c.job_id == found))
+
     # What workers do.
 
     def claim(self, owner: str, lease_seconds: float, lanes: Sequence[str] = LANES) -> Job | None:
@@ -262,8 +274,15 @@ class JobStore:
         change = jobs.update().values(lease_expires=now + lease_seconds, updated_at=now, **values)
         self._as_holder(job, change, "running")
 
-    def succeed(self, job: Job, output: Mapping[str, Any]) -> None:
+    def succeed(self, job: Job, output: Mapping[str, Any], waveform: str | None = None) -> None:
         """Write the result of a job; may be repeated when the database did not answer.
+
+        Parameters
+        ----------
+        job : Job
+        output : mapping
+        waveform : str, optional
+            See `raydiar.serving.results.waveform`.
 
         Raises
         ------
@@ -273,7 +292,8 @@ class JobStore:
             When the output holds NaN or infinity, which JSON has not.
         """
         text = json.dumps(output, allow_nan=False, separators=(",", ":"))
-        self._as_holder(job, self._end("succeeded").values(progress=1.0), "succeeded", text)
+        done = self._end("succeeded").values(progress=1.0)
+        self._as_holder(job, done, "succeeded", {"output": text, "waveform": waveform})
 
     def fail(self, job: Job, error: str) -> None:
         """Write why a job failed; may be repeated.
@@ -348,10 +368,11 @@ class JobStore:
         limit: int = 10,
         now: float | None = None,
         per_owner: int = 4,
+        not_of: Sequence[str] = (),
     ) -> Sequence[Job]:
         """Lease webhooks that are due; when not told their fate, they are due again after that.
 
-        At most `limit`, and so many of each client.
+        At most `limit`, so many of each client, and none of some.
 
         Returns
         -------
@@ -361,7 +382,7 @@ class JobStore:
         now = self._clock() if now is None else now
         with self._database.write() as connection:
             numbers = claims.take_webhooks(
-                connection, owner, now, now + lease_seconds, limit, per_owner
+                connection, owner, now, now + lease_seconds, limit, per_owner, not_of
             )
             return read_jobs(
                 connection, jobs.c.seq.in_(numbers), output=~jobs.c.webhook_status_only
@@ -448,7 +469,11 @@ class JobStore:
         return change.values(alone=True)
 
     def _as_holder(
-        self, job: Job, change: sa.Update, status: str, output: str | None = None
+        self,
+        job: Job,
+        change: sa.Update,
+        status: str,
+        result: Mapping[str, str | None] | None = None,
     ) -> None:
         """Change a job if its lease is still held; once more is no error (a lost answer)."""
         lease = sa.and_(
@@ -459,9 +484,9 @@ class JobStore:
         running = sa.and_(lease, jobs.c.status == "running")
         with self._database.write() as connection:
             changed = connection.execute(change.where(running, ~jobs.c.cancel_requested)).rowcount
-            if changed and output is not None:
+            if changed and result is not None:
                 where = documents.c.job_id == job.job_id
-                connection.execute(documents.update().where(where).values(output=output))
+                connection.execute(documents.update().where(where).values(result))
             if changed:
                 _forget_secrets(connection, lease)
                 return

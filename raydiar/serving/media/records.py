@@ -2,9 +2,11 @@
 
 Each upload is a record of its own, and a key means the newest whole one: while a client uploads
 again under an old key, what it uploaded before stays readable. A record outlives its file, not the
-other way round: `expired` names records, and `forget` drops them once their files are deleted.
+other way round: `expired` names records, and `forget` drops them once their files are deleted. What
+a job still needs does not expire.
 """
 
+import math
 import time
 import uuid
 from collections.abc import Callable, Iterable
@@ -12,9 +14,11 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from raydiar.errors import QueueFull
 from raydiar.serving.jobs.records import check_storable, is_uuid, storable
+from raydiar.serving.media.names import SCHEME
 from raydiar.serving.storage.database import Database
-from raydiar.serving.storage.tables import media
+from raydiar.serving.storage.tables import jobs, media
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,9 @@ class MediaRecord:
     state : str
         open (not all bytes are there) or uploaded.
     num_bytes : int or None
-        None while open.
+        While open what the client announced, None if it did not.
+    seconds : float or None
+        That it says it lasts.
     store_path : str
         Where the media store keeps the bytes.
     """
@@ -42,12 +48,23 @@ class MediaRecord:
     key: str
     state: str
     num_bytes: int | None
+    seconds: float | None
     created_at: float
     expires_at: float
     store_path: str
 
 
 _ROW = [media.c[name] for name in MediaRecord.__dataclass_fields__]
+
+# whether a job that is not over is about it
+_NEEDED = sa.exists().where(
+    jobs.c.owner == media.c.owner,
+    jobs.c.media == sa.literal(SCHEME) + media.c.key,
+    jobs.c.finished_at.is_(None),
+)
+_STORED = sa.select(
+    sa.func.coalesce(sa.func.sum(media.c.num_bytes), 0), sa.func.min(media.c.expires_at)
+).where(media.c.owner == sa.bindparam("client"))
 
 
 class MediaRecords:
@@ -74,7 +91,14 @@ class MediaRecords:
         self._seconds = media_hours * 3600.0
         self._clock = clock
 
-    def open_upload(self, owner: str, key: str, make_path: Callable[[str], str]) -> MediaRecord:
+    def open_upload(
+        self,
+        owner: str,
+        key: str,
+        make_path: Callable[[str], str],
+        announced_bytes: int | None = None,
+        max_stored: float = math.inf,
+    ) -> MediaRecord:
         """Promise an upload.
 
         Parameters
@@ -82,9 +106,14 @@ class MediaRecords:
         owner, key : str
         make_path : callable
             Takes the upload's id, gives the path in the media store.
+        announced_bytes : int, optional
+        max_stored : float
+            Bytes that this owner's uploads may have, with this one.
 
         Raises
         ------
+        QueueFull
+            When they would have more; told with the time until one of them expires.
         ValueError
             When the key holds what no database can.
         """
@@ -96,12 +125,16 @@ class MediaRecords:
             owner=owner,
             key=key,
             state="open",
-            num_bytes=None,
+            num_bytes=announced_bytes,
+            seconds=None,
             created_at=now,
             expires_at=now + self._seconds,
             store_path=make_path(upload_id),
         )
         with self._database.write() as connection:
+            self._database.lock(connection, f"uploads of {owner}")
+            if max_stored < math.inf:
+                _check_stored(connection, owner, (announced_bytes or 0), max_stored, now)
             connection.execute(media.insert().values(vars(record)))
         return record
 
@@ -111,9 +144,16 @@ class MediaRecords:
             return None
         return self._newest(media.c.upload_id == upload_id)
 
-    def finish_upload(self, upload_id: str, num_bytes: int) -> MediaRecord | None:
+    def stored_bytes(self, owner: str) -> int:
+        """Bytes of an owner's uploads, with what those under way announced."""
+        with self._database.read() as connection:
+            return connection.execute(_STORED, {"client": owner}).one()[0]
+
+    def finish_upload(
+        self, upload_id: str, num_bytes: int, seconds: float | None = None
+    ) -> MediaRecord | None:
         """Note that all bytes of an upload are there; None when it is unknown or expired."""
-        values = {"state": "uploaded", "num_bytes": num_bytes}
+        values = {"state": "uploaded", "num_bytes": num_bytes, "seconds": seconds}
         alive = sa.and_(media.c.upload_id == upload_id, media.c.expires_at > self._clock())
         with self._database.write() as connection:
             connection.execute(media.update().where(alive).values(values))
@@ -131,9 +171,31 @@ class MediaRecords:
     def expired(self, now: float | None = None, limit: int = 1000) -> list[MediaRecord]:
         """Name uploads whose time is over; their files are to be deleted, then `forget` called."""
         now = self._clock() if now is None else now
-        old = sa.select(*_ROW).where(media.c.expires_at <= now).order_by(media.c.expires_at)
+        old = sa.select(*_ROW).where(media.c.expires_at <= now, ~_NEEDED)
+        old = old.order_by(media.c.expires_at)
         with self._database.read() as connection:
             return [MediaRecord(**row) for row in connection.execute(old.limit(limit)).mappings()]
+
+    def of_key(self, owner: str, key: str) -> list[MediaRecord]:
+        """All uploads of an owner's key, to be deleted; none where `get` gives None."""
+        if key != storable(key):
+            return []
+        mine = sa.select(*_ROW).where(media.c.owner == owner, media.c.key == key)
+        with self._database.read() as connection:
+            return [MediaRecord(**row) for row in connection.execute(mine).mappings()]
+
+    def is_needed(self, owner: str, key: str) -> bool:
+        """Whether a job that is not over is about an upload."""
+        about = sa.select(jobs.c.seq).where(
+            jobs.c.owner == owner, jobs.c.media == SCHEME + key, jobs.c.finished_at.is_(None)
+        )
+        with self._database.read() as connection:
+            return connection.execute(about.limit(1)).first() is not None
+
+    def store_paths(self) -> set[str]:
+        """Where all uploads lie that there are records of."""
+        with self._database.read() as connection:
+            return set(connection.scalars(sa.select(media.c.store_path)))
 
     def forget(self, records: Iterable[MediaRecord]) -> None:
         """Delete records whose files are deleted."""
@@ -143,8 +205,23 @@ class MediaRecords:
 
     def _newest(self, *where: sa.ColumnElement[bool]) -> MediaRecord | None:
         whole_first = sa.case((media.c.state == "uploaded", 0), else_=1)
-        newest = sa.select(*_ROW).where(*where, media.c.expires_at > self._clock())
+        alive = (media.c.expires_at > self._clock()) | _NEEDED
+        newest = sa.select(*_ROW).where(*where, alive)
         with self._database.read() as connection:
             rows = connection.execute(newest.order_by(whole_first, media.c.seq.desc()).limit(1))
             row = rows.mappings().first()
         return None if row is None else MediaRecord(**row)
+
+
+def _check_stored(
+    connection: sa.Connection, owner: str, more: int, most: float, now: float
+) -> None:
+    stored, expires_at = connection.execute(_STORED, {"client": owner}).one()
+    if stored + more <= most:
+        return
+    wait = max(1.0, (expires_at or now) - now)
+    raise QueueFull(
+        f"uploads of this key have {stored / 1e9:.1f} GB, and no more than {most / 1e9:.1f} GB are "
+        f"kept: delete some, or try again in {wait:.0f} s",
+        wait,
+    )

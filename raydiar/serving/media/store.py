@@ -14,7 +14,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -150,6 +150,16 @@ class MediaStore:
         check_key(key)
         return f"{_digest(owner)}/{_digest(key)}"
 
+    def uri_of(self, owner: str, key: str) -> str:
+        """Where an object lies, for those who read it themselves.
+
+        Raises
+        ------
+        MediaKeyError
+        """
+        path = self.path_of(owner, key)
+        return self.folder.path(path) if self.folder.is_local else f"{self.uri.rstrip('/')}/{path}"
+
     async def write(
         self, owner: str, key: str, chunks: AsyncIterator[bytes], max_bytes: int
     ) -> int:
@@ -261,7 +271,7 @@ class MediaStore:
         with suppress(AudioNotFound), told(SCHEME + path):
             self.folder.fs.rm_file(self.folder.path(path))
 
-    async def expire(self, before: float) -> int:
+    async def expire(self, before: float, kept: Collection[str] = ()) -> int:
         """Delete objects last written before a time, and what broken uploads older than it left.
 
         An upload that is replaced in this very moment may be deleted with its predecessor.
@@ -270,6 +280,8 @@ class MediaStore:
         ----------
         before : float
             Unix seconds. Uploads under way since before it are broken off.
+        kept : collection of str
+            Paths of objects that stay, however old they are.
 
         Returns
         -------
@@ -280,15 +292,17 @@ class MediaStore:
         ------
         StorageDenied, StorageUnavailable
         """
-        return await in_thread(self._expire, before)
+        return await in_thread(self._expire, before, kept)
 
-    def _expire(self, before: float) -> int:
+    def _expire(self, before: float, kept: Collection[str]) -> int:
         fs, root = self.folder.fs, self.folder.path() + "/"
         objects, leftovers = [], []
         with told("expired uploads"):
             for path, entry in fs.find(root, detail=True).items():
                 name = path.removeprefix(root)
                 ours = _OBJECT.fullmatch(name)
+                if name in kept:
+                    continue
                 if (ours or name.startswith(f"{TEMPORARY}/")) and _written(fs, entry) < before:
                     (objects if ours else leftovers).append(path)
             self._remove(objects + leftovers)

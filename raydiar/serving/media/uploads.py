@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from raydiar.errors import AudioNotFound, RaydiarError, StorageUnavailable
+from raydiar.serving.storage.private import create_private, make_private_folder
 from raydiar.storage import storage_error
 from raydiar.storage.folder import TEMPORARY, Folder
 
@@ -28,8 +29,8 @@ class FileUpload:
     def write(self, block: bytes) -> None:
         with _storing(self._label):
             if self._file is None:
-                self._temporary.parent.mkdir(parents=True, exist_ok=True)
-                self._file = open(self._temporary, "wb")  # noqa: SIM115 (discard closes it)
+                make_private_folder(self._temporary.parent)
+                self._file = create_private(self._temporary)
             self._file.write(block)
 
     def publish(self) -> None:
@@ -38,7 +39,7 @@ class FileUpload:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_private_folder(self._path.parent)
             os.replace(self._temporary, self._path)
 
     def discard(self) -> None:

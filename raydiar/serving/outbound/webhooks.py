@@ -1,13 +1,13 @@
 """Telling a client's server that a job is over, signed as pyannoteAI's webhooks are.
 
 A request carries `X-Request-Timestamp` (Unix seconds) and `X-Signature`: the HMAC-SHA256, with the
-account's secret, of `v0:{timestamp}:{raw body}`. It is written in hexadecimal. The public
-documentation speaks of base64 in its text, but receivers in use compare with a hexadecimal digest.
-A retry also says its number (`x-retry-num`) and why the attempt before it failed
-(`x-retry-reason`).
+account's secret, of `v0:{timestamp}:{raw body}`, in base64, as the public documentation says, or in
+hexadecimal where an operator wants that. A retry also says its number (`x-retry-num`) and why the
+attempt before it failed (`x-retry-reason`).
 """
 
 import asyncio
+import base64
 import hashlib
 import hmac
 import json
@@ -50,6 +50,7 @@ async def deliver(
     policy: FetchPolicy,
     retry_num: int = 0,
     retry_reason: str | None = None,
+    encoding: str = "base64",
 ) -> Delivery:
     """Send a webhook once; failures are told, not raised.
 
@@ -66,13 +67,15 @@ async def deliver(
         0 for the first attempt.
     retry_reason : str, optional
         `Delivery.reason` of the attempt before.
+    encoding : str
+        Of the signature, see `sign`.
     """
     raw = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     timestamp = str(int(time.time()))
     headers = {
         "Content-Type": "application/json",
         "X-Request-Timestamp": timestamp,
-        "X-Signature": sign(raw, timestamp, secret),
+        "X-Signature": sign(raw, timestamp, secret, encoding),
     }
     if retry_num:
         headers |= {"x-retry-num": str(retry_num), "x-retry-reason": retry_reason or ""}
@@ -111,10 +114,11 @@ def next_attempt(retry_num: int, now: float) -> float | None:
     return now + RETRY_DELAYS[retry_num] if retry_num < len(RETRY_DELAYS) else None
 
 
-def sign(body: bytes, timestamp: str, secret: str) -> str:
-    """Signature of a webhook's raw body, hexadecimal."""
+def sign(body: bytes, timestamp: str, secret: str, encoding: str = "base64") -> str:
+    """Signature of a webhook's raw body, in "base64" or "hex"."""
     content = f"v0:{timestamp}:".encode() + body
-    return hmac.new(secret.encode(), content, hashlib.sha256).hexdigest()
+    digest = hmac.new(secret.encode(), content, hashlib.sha256).digest()
+    return digest.hex() if encoding == "hex" else base64.b64encode(digest).decode()
 
 
 def verify_signature(
@@ -132,7 +136,7 @@ def verify_signature(
     body : bytes
         As received, before any parsing.
     timestamp, signature : str
-        The headers `X-Request-Timestamp` and `X-Signature`.
+        The headers `X-Request-Timestamp` and `X-Signature`; the latter in either encoding.
     secret : str
     now : float, optional
         Unix seconds; the clock's by default.
@@ -141,7 +145,8 @@ def verify_signature(
     """
     now = time.time() if now is None else now
     # bytes: headers may hold what is not ASCII, which compare_digest refuses as text
-    expected = sign(body, timestamp, secret).encode()
-    if not hmac.compare_digest(expected, signature.encode(errors="replace")):
+    given = signature.encode(errors="replace")
+    expected = [sign(body, timestamp, secret, encoding).encode() for encoding in ("base64", "hex")]
+    if not any(hmac.compare_digest(one, given) for one in expected):
         return False
     return timestamp.isdecimal() and abs(now - int(timestamp)) <= tolerance

@@ -22,6 +22,7 @@ from raydiar.voiceprints.enrolment import check_clip
 from raydiar.windows import coverage, overlap_sum
 
 MAX_VOICEPRINT_SECONDS = 30.0
+MAX_SCORES = 250_000  # of frames, in an output: 70 min of them, and for a day 0.4 s each
 _BLOCK_WINDOWS = 1024
 
 
@@ -44,7 +45,8 @@ def frame_confidence(local: LocalSpeakers) -> FrameConfidence:
     """Confidence of each frame up to the end of a recording.
 
     A window is as sure of a frame as of its least sure local speaker, active or not; a frame's
-    confidence is the mean over its windows.
+    confidence is the mean over its windows. Of long recordings, several frames make up one, so
+    that there are at most `MAX_SCORES`; the resolution tells.
 
     Parameters
     ----------
@@ -64,7 +66,15 @@ def frame_confidence(local: LocalSpeakers) -> FrameConfidence:
     mean[num_covered:] = mean[num_covered - 1]  # windows end some frames before the recording
     resolution = grid.frame_step / grid.sample_rate
     num_frames = min(len(mean), int(np.ceil(local.duration / resolution)))
-    return FrameConfidence(np.rint(100.0 * mean[:num_frames]).astype(np.uint8), resolution)
+    return _merged(mean, num_frames, resolution)
+
+
+def _merged(mean: np.ndarray, num_frames: int, resolution: float) -> FrameConfidence:
+    """Confidence of the first frames, of several together where they are too many."""
+    width = -(-num_frames // MAX_SCORES)
+    starts = np.arange(0, num_frames, width)
+    merged = np.add.reduceat(mean[:num_frames], starts) / np.diff([*starts, num_frames])
+    return FrameConfidence(np.rint(100.0 * merged).astype(np.uint8), width * resolution)
 
 
 def diarize_output(

@@ -17,6 +17,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from raydiar.errors import ConfigError, DatabaseUnavailable
+from raydiar.serving.storage.private import make_private_folder
 from raydiar.serving.storage.tables import MIGRATIONS, SCHEMA_VERSION, metadata, schema
 
 _SQLITE_LOCK_SECONDS = 20.0
@@ -215,13 +216,6 @@ def open_database(url: str) -> Database:
                 for index in table.indexes:
                     index.create(connection, checkfirst=True)
     return database
-
-
-def make_private_folder(folder: Path) -> None:
-    """Make a folder, and what is missing above it, for this user only."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    for path in reversed(missing):
-        path.mkdir(mode=0o700, exist_ok=True)
 
 
 def _leave_begin_to_us(connection: sqlite3.Connection, _) -> None:

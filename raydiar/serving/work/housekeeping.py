@@ -8,6 +8,8 @@ import asyncio
 import json
 import random
 import time
+from collections import Counter
+from functools import partial
 from typing import Any
 
 from raydiar.errors import RaydiarError
@@ -20,7 +22,8 @@ from raydiar.serving.stores import Stores
 
 _LOOK_SECONDS = 1.0
 _LEASE_SECONDS = 60.0
-_AT_A_TIME = 10
+_AT_A_TIME = 40
+_PER_OWNER = 4  # whose server is slow keeps these waiting, and nobody else
 _EXPIRY_SECONDS = 60.0
 _SWEEP_SECONDS = 3600.0
 
@@ -42,19 +45,23 @@ class Housekeeping:
         self._stores = stores
         self._name = name
         self._policy = FetchPolicy(allow_hosts=settings.allow_hosts)
+        self._sending: set[asyncio.Task] = set()
+        self._of_owner: Counter[str] = Counter()
 
     async def webhooks(self) -> None:
-        """Send webhooks for ever."""
-        if self._settings.webhook_secret is None:
-            await asyncio.Event().wait()
-        while True:
-            sent = 0
-            try:
-                sent = await self._send_due()
-            except Exception:
-                logger.warning("webhooks have to wait", exc_info=True)
-            if not sent:
-                await asyncio.sleep(_LOOK_SECONDS * random.uniform(0.8, 1.2))
+        """Send webhooks for ever; a slow receiver holds up its own owner's only."""
+        try:
+            while True:
+                started = 0
+                try:
+                    started = await self._start_due()
+                except Exception:
+                    logger.warning("webhooks have to wait", exc_info=True)
+                if not started:
+                    await asyncio.sleep(_LOOK_SECONDS * random.uniform(0.8, 1.2))
+        finally:
+            for sending in list(self._sending):
+                sending.cancel()
 
     async def expiry(self) -> None:
         """Delete what has expired for ever."""
@@ -66,8 +73,9 @@ class Housekeeping:
                 if time.time() > swept + _SWEEP_SECONDS:
                     swept = time.time()
                     # what no record names: leftovers of uploads that broke off
+                    kept = await asyncio.to_thread(self._stores.media_records.store_paths)
                     await self._stores.media.expire(
-                        swept - self._settings.media_hours * 3600.0 - _SWEEP_SECONDS
+                        swept - self._settings.media_hours * 3600.0 - _SWEEP_SECONDS, kept
                     )
             except RaydiarError as error:
                 logger.warning("deleting what has expired has to wait: %s", error)
@@ -75,21 +83,45 @@ class Housekeeping:
                 logger.exception("deleting what has expired failed")
             await asyncio.sleep(_EXPIRY_SECONDS * random.uniform(0.8, 1.2))
 
-    async def _send_due(self) -> int:
+    async def _start_due(self) -> int:
+        room = _AT_A_TIME - len(self._sending)
+        if not room:
+            return 0
+        full = [owner for owner, number in self._of_owner.items() if number >= _PER_OWNER]
         due = await asyncio.to_thread(
-            self._stores.jobs.due_webhooks, self._name, _LEASE_SECONDS, _AT_A_TIME
+            self._stores.jobs.due_webhooks,
+            self._name,
+            _LEASE_SECONDS,
+            room,
+            per_owner=_PER_OWNER,
+            not_of=full,
         )
-        await asyncio.gather(*(self._send(job) for job in due))
+        for job in due:
+            sending = asyncio.create_task(self._send(job))
+            self._sending.add(sending)
+            self._of_owner[job.owner] += 1
+            sending.add_done_callback(partial(self._sent, job.owner))
         return len(due)
 
+    def _sent(self, owner: str, sending: asyncio.Task) -> None:
+        self._sending.discard(sending)
+        self._of_owner[owner] -= 1
+        if not self._of_owner[owner]:
+            del self._of_owner[owner]
+        if not sending.cancelled() and sending.exception() is not None:
+            # its lease ends, and it is due again
+            logger.warning("the fate of a webhook is not noted: %s", sending.exception())
+
     async def _send(self, job: Job) -> None:
+        secret = await asyncio.to_thread(self._stores.webhook_secrets.of, job.owner)
         delivery = await deliver(
             job.webhook,
             webhook_body(job),
-            self._settings.webhook_secret,
+            secret,
             self._policy,
             job.webhook_attempts,
             job.webhook_error,
+            self._settings.webhook_signature,
         )
         if delivery.ok:
             await asyncio.to_thread(self._stores.jobs.webhook_sent, job)

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -35,12 +35,17 @@ from raydiar.serving.results.output import (
     frame_confidence,
     voiceprint_output,
 )
+from raydiar.serving.results.waveform import peaks
 from raydiar.serving.settings import ServeSettings
 from raydiar.serving.stores import Stores
+from raydiar.serving.work.budget import SAMPLE_BYTES, PcmBudget
 from raydiar.voiceprints.verification import Calibration, default_calibration
 from raydiar.windows import WindowGrid
 
 VOICEPRINT_BYTES = 100 * 2**20
+WAVEFORM = "waveform"  # beside what clients see of an output
+
+T = TypeVar("T")
 
 _DECODED, _INFERRED = 0.1, 0.9  # of the progress
 
@@ -102,24 +107,50 @@ class Processor:
         self._infer_slice = infer
         self._resolve = resolve
         self._decoders = _Decoders(settings.jobs_per_worker, settings.decode_time_limit)
+        self._budget = PcmBudget(int(1e9 * settings.worker_pcm_gb))
 
     def close(self) -> None:
         """End the decoding processes."""
         self._decoders.close()
 
-    async def __call__(self, job: Job, progress: Progress) -> dict[str, Any]:
+    async def __call__(self, job: Job, path: Path, progress: Progress) -> dict[str, Any]:
         """The output of a job.
+
+        Parameters
+        ----------
+        job : Job
+        path : Path
+            Where `recording` has it.
+        progress : Progress
+            Kept up to date.
 
         Raises
         ------
         Exception
             See `raydiar.serving.failures`.
         """
-        samples, warnings = await self._samples(job)
-        progress.audio_seconds = len(samples) / self._grid.sample_rate
-        progress.fraction = _DECODED
-        local = await self._infer(samples, progress)
-        del samples
+        max_seconds = self._settings.max_hours * 3600.0
+        if job.kind == "voiceprint":
+            max_seconds = min(max_seconds, MAX_VOICEPRINT_SECONDS)
+        stated = await self._decoders.stated_seconds(str(path))
+        progress.audio_seconds = stated
+        expected = max_seconds if stated is None else min(max_seconds, _with_margin(stated))
+        try:
+            return await self._within(job, path, progress, expected, max_seconds)
+        except _LongerThanStated:
+            return await self._within(job, path, progress, max_seconds, max_seconds)
+
+    async def _within(
+        self, job: Job, path: Path, progress: Progress, seconds: float, max_seconds: float
+    ) -> dict[str, Any]:
+        """The output of a job whose recording lasts so long at most, with memory for as much."""
+        async with self._budget.room(int(seconds * self._grid.sample_rate) * SAMPLE_BYTES):
+            samples, warnings = await self._samples(job, path, seconds, max_seconds)
+            progress.audio_seconds = len(samples) / self._grid.sample_rate
+            progress.fraction = _DECODED
+            waveform = await asyncio.to_thread(peaks, samples)
+            local = await self._infer(samples, progress, job.owner)
+            del samples
         names = {
             "num_speakers": "numSpeakers",
             "min_speakers": "minSpeakers",
@@ -128,33 +159,47 @@ class Processor:
         bounds = {name: job.request.get(key) for name, key in names.items()}
         diarization = await self._resolve(local, url_label(job.media), bounds)
         diarization = replace(diarization, warnings=(*warnings, *diarization.warnings))
-        return await asyncio.to_thread(self._output, job, diarization, local)
+        output = await asyncio.to_thread(self._output, job, diarization, local)
+        return output | {WAVEFORM: waveform}
 
-    async def _samples(self, job: Job) -> tuple[np.ndarray, list[str]]:
+    async def _samples(
+        self, job: Job, path: Path, seconds: float, max_seconds: float
+    ) -> tuple[np.ndarray, list[str]]:
         """PCM of a recording, and what its client should know of it."""
-        max_bytes, max_seconds = self._settings.max_bytes, self._settings.max_hours * 3600.0
+        label = url_label(job.media)
+        try:
+            warnings: list[str] = []
+            samples = await self._decoders.decode(str(path), seconds, warnings)
+            return samples, [text.replace(str(path), label) for text in warnings]
+        except RecordingTooLong as error:
+            if seconds < max_seconds:
+                raise _LongerThanStated from error
+            limit = f"{max_seconds:g} s" if max_seconds < 3600 else f"{max_seconds / 3600:g} h"
+            raise RecordingTooLong(
+                f"{label}: lasts longer than {limit}. Send an excerpt."
+            ) from error
+        except RaydiarError as error:
+            raise type(error)(message(error, job.media, str(path))) from error
+
+    @asynccontextmanager
+    async def recording(self, job: Job) -> AsyncIterator[Path]:
+        """A file of this machine with the recording, while the block lasts.
+
+        Raises
+        ------
+        MediaTooLarge, AudioNotFound, UrlRefused, FetchFailed, StorageDenied, StorageUnavailable
+        """
+        max_bytes = self._settings.max_bytes
         if job.kind == "voiceprint":
             max_bytes = min(max_bytes, VOICEPRINT_BYTES)
-            max_seconds = min(max_seconds, MAX_VOICEPRINT_SECONDS)
         async with self._local_path(job, max_bytes) as path:
-            label = url_label(job.media)
             if os.path.getsize(path) > max_bytes:
+                label = url_label(job.media)
                 raise MediaTooLarge(f"{label}: larger than {max_bytes} bytes. Send an excerpt.")
-            try:
-                warnings: list[str] = []
-                samples = await self._decoders.decode(str(path), max_seconds, warnings)
-                return samples, [text.replace(str(path), label) for text in warnings]
-            except RecordingTooLong as error:
-                limit = f"{max_seconds:g} s" if max_seconds < 3600 else f"{max_seconds / 3600:g} h"
-                raise RecordingTooLong(
-                    f"{label}: lasts longer than {limit}. Send an excerpt."
-                ) from error
-            except RaydiarError as error:
-                raise type(error)(message(error, job.media, str(path))) from error
+            yield path
 
     @asynccontextmanager
     async def _local_path(self, job: Job, max_bytes: int) -> AsyncIterator[Path]:
-        """A file of this machine with the recording."""
         if job.media.startswith(SCHEME):
             record = await asyncio.to_thread(
                 self._stores.media_records.get, job.owner, media_key(job.media)
@@ -176,7 +221,7 @@ class Processor:
             await fetch(job.media, path, policy)
             yield path
 
-    async def _infer(self, samples: np.ndarray, progress: Progress) -> LocalSpeakers:
+    async def _infer(self, samples: np.ndarray, progress: Progress, owner: str) -> LocalSpeakers:
         """All slices of a recording, few enough at a time that others come between."""
         room = asyncio.Semaphore(self._in_flight)
         total = self._grid.num_windows(len(samples))
@@ -189,7 +234,7 @@ class Processor:
 
         try:
             async with asyncio.TaskGroup() as group:
-                slices = cut(samples, self._grid, self._slice_seconds)
+                slices = cut(samples, self._grid, self._slice_seconds, owner)
                 tasks = [group.create_task(infer(one)) for one in slices]
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
@@ -207,6 +252,14 @@ class Processor:
         return diarize_output(job.request, diarization, confidence, *embedding)
 
 
+class _LongerThanStated(Exception):
+    """A recording lasts longer than its header says, for which too little memory is held."""
+
+
+def _with_margin(stated: float) -> float:
+    return 1.02 * stated + 30.0  # headers are not exact
+
+
 class _Decoders:
     """Decoding processes, each for one recording at a time; they start when they are needed."""
 
@@ -217,8 +270,20 @@ class _Decoders:
 
     async def decode(self, path: str, max_seconds: float, warnings: list[str]) -> np.ndarray:
         """PCM of a file; a cancellation kills the process that decodes it."""
+        return await self._run(
+            lambda one: one.decode(path, max_duration=max_seconds, warnings=warnings)
+        )
+
+    async def stated_seconds(self, path: str) -> float | None:
+        """How long a file says that it lasts; None if it does not, or is no recording."""
+        try:
+            return (await self._run(lambda one: one.probe(path))).duration
+        except RaydiarError:
+            return None  # decoding it will tell why
+
+    async def _run(self, ask: Callable[[IsolatedDecoder], T]) -> T:
         decoder = self._free.pop() if self._free else IsolatedDecoder(self._time_limit)
-        call = partial(decoder.decode, path, max_duration=max_seconds, warnings=warnings)
+        call = partial(ask, decoder)
         running = asyncio.get_running_loop().run_in_executor(self._threads, call)
         try:
             return await asyncio.shield(running)

@@ -2,6 +2,9 @@
 
 A job is held by a lease that is renewed every few seconds; whoever dies gives it up by silence. A
 result that the database does not take is kept and written when it answers again.
+
+Recordings at hand and those that must be fetched first are claimed apart: however slow the hosts of
+URLs are, they keep none of the places where work is done.
 """
 
 import asyncio
@@ -9,7 +12,7 @@ import os
 import random
 import socket
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -30,12 +33,13 @@ from raydiar.serving.failures import (
     message,
     verdict,
 )
-from raydiar.serving.jobs.records import Job
+from raydiar.serving.jobs.records import LANES, UPLOADS, URLS, Job
 from raydiar.serving.logs import get_logger
 from raydiar.serving.settings import ServeSettings
 from raydiar.serving.stores import Stores, open_stores
 from raydiar.serving.work.housekeeping import Housekeeping
-from raydiar.serving.work.processing import Processor, Progress, Voiceprints
+from raydiar.serving.work.isolated import isolation
+from raydiar.serving.work.processing import WAVEFORM, Processor, Progress, Voiceprints
 from raydiar.windows import WindowGrid
 
 _RENEW_SECONDS = 2.0  # at most: a cancellation is seen then
@@ -60,16 +64,26 @@ class Worker:
     settings : ServeSettings
     stores : Stores
     process : Processor
+    isolate : coroutine function of (Job, Progress) to an output
+        Does a whole job in another process, which may die of it.
     """
 
-    def __init__(self, settings: ServeSettings, stores: Stores, process: Processor):
+    def __init__(
+        self,
+        settings: ServeSettings,
+        stores: Stores,
+        process: Processor,
+        isolate: Callable[[Job, Progress], Awaitable[dict[str, Any]]],
+    ):
         self._settings = settings
         self._jobs = stores.jobs
         self._process = process
+        self._isolate = isolate
         self.name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._room = asyncio.Semaphore(settings.jobs_per_worker)
+        self._fetching = asyncio.Semaphore(settings.fetches_per_worker)
         self._running: set[asyncio.Task] = set()
-        self._awake = asyncio.Event()
+        self._awake = {lane: asyncio.Event() for lane in LANES}
         self._machine_failures = 0
         # threads of its own: a renewal must not wait for downloads
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="database")
@@ -78,7 +92,12 @@ class Worker:
 
     def start(self) -> None:
         """Begin, in the running event loop."""
-        loops = (self._claim_jobs(), self._housekeeping.webhooks(), self._housekeeping.expiry())
+        loops = (
+            self._claim_jobs(UPLOADS, self._room),
+            self._claim_jobs(URLS, self._fetching),
+            self._housekeeping.webhooks(),
+            self._housekeeping.expiry(),
+        )
         self._loops = [asyncio.create_task(loop) for loop in loops]
 
     async def stop(self) -> None:
@@ -92,7 +111,8 @@ class Worker:
 
     def wake(self) -> None:
         """Look for a job now, if there is nothing to do."""
-        self._awake.set()
+        for awake in self._awake.values():
+            awake.set()
 
     def check(self) -> None:
         """
@@ -109,27 +129,30 @@ class Worker:
             if loop.done() and not loop.cancelled():
                 raise WorkerUnhealthy(f"a loop of the worker ended: {loop.exception()!r}")
 
-    async def _claim_jobs(self) -> None:
+    async def _claim_jobs(self, lane: str, room: asyncio.Semaphore) -> None:
         idle = _IDLE_SECONDS[0]
         while True:
-            await self._room.acquire()
-            self._awake.clear()
-            job = await self._claim()
+            await room.acquire()
+            place = _Place(room)
+            self._awake[lane].clear()
+            job = await self._claim(lane)
             if job is None:
-                self._room.release()
+                place.leave()
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._awake.wait(), idle * random.uniform(0.8, 1.2))
+                    await asyncio.wait_for(
+                        self._awake[lane].wait(), idle * random.uniform(0.8, 1.2)
+                    )
                 idle = min(_IDLE_SECONDS[1], idle * 1.3)
                 continue
             idle = _IDLE_SECONDS[0]
-            task = asyncio.create_task(self._do(job))
+            task = asyncio.create_task(self._do(job, place))
             self._running.add(task)
-            task.add_done_callback(self._done)
+            task.add_done_callback(partial(self._done, place))
             if self._machine_failures:  # what this machine fails at is others' meanwhile
                 await asyncio.sleep(_MACHINE_SECONDS)
 
-    async def _claim(self) -> Job | None:
-        claim = partial(self._jobs.claim, self.name, self._settings.lease_seconds)
+    async def _claim(self, lane: str) -> Job | None:
+        claim = partial(self._jobs.claim, self.name, self._settings.lease_seconds, [lane])
         claiming = asyncio.get_running_loop().run_in_executor(self._threads, claim)
         try:
             return await asyncio.shield(claiming)
@@ -150,16 +173,16 @@ class Worker:
     def _giving_back(self, job: Job) -> Callable[[], None]:
         return partial(self._jobs.release, job, "its worker was stopped", counts=False)
 
-    def _done(self, task: asyncio.Task) -> None:
+    def _done(self, place: "_Place", task: asyncio.Task) -> None:
         self._running.discard(task)
-        self._room.release()
+        place.leave()
         if not task.cancelled() and task.exception() is not None:
             logger.error("a job ended in an unexpected way", exc_info=task.exception())
 
-    async def _do(self, job: Job) -> None:
+    async def _do(self, job: Job, place: "_Place") -> None:
         """A job from its claim to its end; never raises what is a job's."""
         progress = Progress()
-        work = asyncio.create_task(self._process(job, progress))
+        work = asyncio.create_task(self._output_of(job, place, progress))
         lease = asyncio.create_task(self._keep_lease(job, progress))
         try:
             await asyncio.wait({work, lease}, return_when=asyncio.FIRST_COMPLETED)
@@ -174,6 +197,14 @@ class Worker:
             for task in (work, lease):
                 task.cancel()
             await asyncio.wait({work, lease})
+
+    async def _output_of(self, job: Job, place: "_Place", progress: Progress) -> dict[str, Any]:
+        if job.alone:
+            await place.move_to(self._room)
+            return await self._isolate(job, progress)
+        async with self._process.recording(job) as path:
+            await place.move_to(self._room)
+            return await self._process(job, path, progress)
 
     def _ending(self, job: Job, work: asyncio.Task) -> Callable[[], Any]:
         """What to write at the end of a job's work."""
@@ -190,13 +221,14 @@ class Worker:
         if kind == MACHINE:
             self._machine_failures += 1
             logger.error("this machine failed at job %s", job.job_id, exc_info=error)
-            return partial(self._jobs.release, job, text, counts=False, delay=_MACHINE_SECONDS)
+            delay = min(_MOST_DELAY, _MACHINE_SECONDS * 2**job.machine_failures)
+            return partial(self._jobs.release, job, text, machine=True, delay=delay)
         logger.info("job %s failed", job.job_id, exc_info=error)
         return partial(self._jobs.fail, job, text)
 
     def _succeed(self, job: Job, output: dict[str, Any]) -> None:
         try:
-            self._jobs.succeed(job, output)
+            self._jobs.succeed(job, output, output.pop(WAVEFORM, None))
         except ValueError as error:
             logger.exception("the output of job %s cannot be written", job.job_id)
             self._jobs.fail(job, message(error, job.media))
@@ -242,6 +274,23 @@ class Worker:
                 pause = min(_AWAY_SECONDS[1], 2 * pause)
 
 
+class _Place:
+    """A place that a job takes, first where recordings are fetched and then where work is done."""
+
+    def __init__(self, room: asyncio.Semaphore):
+        self._room = room
+
+    async def move_to(self, room: asyncio.Semaphore) -> None:
+        """Wait for a place there, and leave this one for it."""
+        if room is not self._room:
+            await room.acquire()
+            self.leave()
+            self._room = room
+
+    def leave(self) -> None:
+        self._room.release()
+
+
 @serve.deployment(
     health_check_period_s=2,
     max_queued_requests=4,  # calls are hints: none is missed while there is no replica
@@ -281,11 +330,15 @@ class WorkerDeployment:
         async def resolve(local: LocalSpeakers, uri: str, bounds: dict) -> Diarization:
             return await _answer(lambda: resolving.resolve.remote(local, uri, bounds))
 
+        def make_processor() -> Processor:
+            stores = open_stores(settings, public_url)
+            return Processor(
+                settings, stores, voiceprints, grid, slice_seconds, in_flight, infer, resolve
+            )
+
         stores = await asyncio.to_thread(open_stores, settings, public_url)
-        process = Processor(
-            settings, stores, voiceprints, grid, slice_seconds, in_flight, infer, resolve
-        )
-        self._worker = Worker(settings, stores, process)
+        process = await asyncio.to_thread(make_processor)
+        self._worker = Worker(settings, stores, process, isolation(make_processor))
         self._worker.start()
 
     async def wake(self) -> None:

@@ -3,24 +3,25 @@
 import re
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 from fastapi.params import Path
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from raydiar.errors import UrlRefused, VoiceprintTextError
-from raydiar.serving.http.access import Owner, UsedServices, authenticate
+from raydiar.serving.http.access import Owner, UsedServices
 from raydiar.serving.http.answers import (
     JobAnswer,
     JobCreated,
     JobList,
     KeyAnswer,
     Status,
+    StatusAnswer,
     job_response,
     listed,
 )
 from raydiar.serving.http.problems import InvalidFields, responses
-from raydiar.serving.http.routes.media import find_upload
+from raydiar.serving.http.routes.media import audio_seconds, find_upload
 from raydiar.serving.http.schemas import (
     DiarizeRequest,
     IdentifyRequest,
@@ -41,6 +42,7 @@ _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 JobId = Annotated[str, Path(alias="jobId")]
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
+v2 = APIRouter(prefix="/v2", tags=["jobs"])
 
 _SUBMITTED = {
     "responses": responses(400, 401, 404, 413, 429, 503),
@@ -49,12 +51,10 @@ _SUBMITTED = {
 _FOUND = {"response_model": JobAnswer, "responses": responses(401, 404, 503)}
 
 
-@router.get(
-    "/test", dependencies=[Depends(authenticate)], responses=responses(401, 503), tags=["server"]
-)
-def check_key(services: UsedServices) -> KeyAnswer:
+@router.get("/test", responses=responses(401, 503), tags=["server"])
+def check_key(owner: Owner, services: UsedServices) -> KeyAnswer:
     """Tell whether the API key is good, and what the server can do."""
-    return KeyAnswer(search=services.search is not None, max_bytes=services.settings.max_bytes)
+    return KeyAnswer(search=services.may_search(owner), max_bytes=services.settings.max_bytes)
 
 
 @router.post("/diarize", **_SUBMITTED)
@@ -90,6 +90,18 @@ def list_jobs(
     return JSONResponse({"items": items, "nextCursor": page.next_cursor})
 
 
+@v2.get("/jobs", response_model=JobList, responses=responses(400, 401, 503))
+def list_jobs_by_cursor(
+    owner: Owner,
+    services: UsedServices,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    cursor: Annotated[str | None, Query(max_length=100)] = None,
+    status: Status | None = None,
+) -> Response:
+    """List jobs without their outputs, newest first; as `/v1/jobs`."""
+    return list_jobs(owner, services, limit, cursor, status)
+
+
 @router.get("/jobs/{jobId}", **_FOUND)
 def get_job(job_id: JobId, owner: Owner, services: UsedServices) -> Response:
     """Look at a job; its output is there once it has succeeded."""
@@ -101,6 +113,15 @@ def get_job(job_id: JobId, owner: Owner, services: UsedServices) -> Response:
 def cancel_job(job_id: JobId, owner: Owner, services: UsedServices) -> Response:
     """Cancel a job; a running one ends a little later, and a finished one stays as it is."""
     return job_response(known(services.jobs.cancel(job_id, owner)))
+
+
+@router.delete("/jobs/{jobId}/output", responses=responses(401, 404, 409, 503))
+def delete_output(job_id: JobId, owner: Owner, services: UsedServices) -> StatusAnswer:
+    """Delete what a finished job heard: output, voiceprints, corrections. That it was stays."""
+    if known(services.jobs.get(job_id, owner)).finished_at is None:
+        raise HTTPException(409, "The job is not over. Cancel it, or wait for its end.")
+    services.jobs.forget_output(job_id, owner)
+    return StatusAnswer()
 
 
 def model_warning(services: Services, model: str | None) -> str | None:
@@ -115,15 +136,16 @@ def model_warning(services: Services, model: str | None) -> str | None:
 
 def _submit(services: Services, owner: str, kind: str, body: JobRequest) -> JobCreated:
     policy = FetchPolicy(services.settings.allow_hosts, services.settings.allow_buckets)
-    _check_media(services, owner, body.url, policy)
+    seconds = _check_media(services, owner, body.url, policy)
     if body.webhook is not None:
-        _check_webhook(services, body.webhook, policy)
+        _check_webhook(body.webhook, policy)
     job = services.jobs.create(
         owner,
         kind,
         body.document(),
         body.url,
         priority=PRIORITY,
+        audio_seconds=seconds,
         webhook=body.webhook,
         webhook_status_only=bool(body.webhook_status_only),
         warning=model_warning(services, body.model),
@@ -134,21 +156,18 @@ def _submit(services: Services, owner: str, kind: str, body: JobRequest) -> JobC
     )
 
 
-def _check_media(services: Services, owner: str, url: str, policy: FetchPolicy) -> None:
+def _check_media(services: Services, owner: str, url: str, policy: FetchPolicy) -> float | None:
+    """Seconds that a recording counts; None where nobody has looked."""
     if url.startswith(SCHEME):
-        find_upload(services, owner, media_key(url))
-        return
+        return audio_seconds(services, find_upload(services, owner, media_key(url)))
     try:
         check_url(url, policy)
     except UrlRefused as error:
         raise InvalidFields({"url": str(error)}) from error
+    return None
 
 
-def _check_webhook(services: Services, url: str, policy: FetchPolicy) -> None:
-    if services.settings.webhook_secret is None:
-        raise InvalidFields(
-            {"webhook": "this server sends no webhooks, for it has no secret to sign them with"}
-        )
+def _check_webhook(url: str, policy: FetchPolicy) -> None:
     if not url.startswith(("http://", "https://")):
         raise InvalidFields({"webhook": "a webhook is an http:// or https:// URL"})
     try:

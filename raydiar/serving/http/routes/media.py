@@ -1,5 +1,6 @@
 """Uploads: a signed URL to put a recording to, and one to play it from."""
 
+import math
 import mimetypes
 import re
 from collections.abc import AsyncIterator
@@ -13,12 +14,14 @@ from starlette.exceptions import HTTPException
 
 from raydiar.errors import AudioNotFound
 from raydiar.serving.http.access import Owner, UsedServices
-from raydiar.serving.http.answers import UploadAnswer, UrlAnswer
+from raydiar.serving.http.answers import StatusAnswer, UploadAnswer, UrlAnswer
 from raydiar.serving.http.problems import responses
 from raydiar.serving.http.schemas import MediaRequest
 from raydiar.serving.http.services import Services
-from raydiar.serving.media.names import SCHEME, media_key
+from raydiar.serving.media.names import SCHEME, check_key, media_key
 from raydiar.serving.media.records import MediaRecord
+from raydiar.serving.media.uploads import not_found
+from raydiar.serving.storage.keys import ANONYMOUS
 from raydiar.serving.storage.streams import check_size
 
 UPLOAD_SECONDS = 24 * 3600.0  # that a URL to upload to lasts: as long as the public service's
@@ -26,6 +29,7 @@ PLAY_SECONDS = 3600.0
 
 Key = Annotated[str, Path(description="From the signed URL", max_length=1024)]
 
+_USUAL_RATE = 4000.0  # bytes of a second where nothing is known: speech, well compressed
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 
 router = APIRouter(prefix="/v1/media", tags=["media"])
@@ -48,7 +52,7 @@ def make_download_url(body: MediaRequest, owner: Owner, services: UsedServices) 
 
 @router.put(
     "/upload/{key:path}",
-    responses=responses(400, 403, 404, 413, 503),
+    responses=responses(400, 403, 404, 408, 413, 429, 503),
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -64,8 +68,8 @@ async def upload(key: Key, request: Request, services: UsedServices) -> UploadAn
     if length.isdecimal():
         check_size(int(length), max_bytes, SCHEME + key)
     with request.app.state.uploads.one(owner):
-        record = await store(services, owner, key, request.stream(), max_bytes)
-    return UploadAnswer(num_bytes=record.num_bytes)
+        record = await store(request, owner, key, request.stream(), max_bytes)
+    return UploadAnswer(num_bytes=record.num_bytes, seconds=record.seconds)
 
 
 @router.get(
@@ -74,7 +78,7 @@ async def upload(key: Key, request: Request, services: UsedServices) -> UploadAn
     responses={
         200: {"description": "The recording.", "content": {"*/*": {}}},
         206: {"description": "A range of it.", "content": {"*/*": {}}},
-        **responses(400, 403, 404, 416, 503),
+        **responses(400, 403, 404, 416, 429, 503),
     },
 )
 async def download(key: Key, request: Request, services: UsedServices) -> Response:
@@ -102,26 +106,53 @@ async def _counted(request: Request, owner: str, blocks: AsyncIterator[bytes]):
             yield block
 
 
-async def store(services: Services, owner: str, key: str, chunks, max_bytes: int) -> MediaRecord:
-    """Store a stream as an owner's upload.
+@router.delete("/{key:path}", responses=responses(400, 401, 404, 409, 503))
+async def delete(key: Key, owner: Owner, services: UsedServices) -> StatusAnswer:
+    """Delete an upload; what a job still needs stays until that is over or canceled."""
+    check_key(key)
+    records = await run_in_threadpool(services.media_records.of_key, owner, key)
+    if not records:
+        raise not_found(SCHEME + key)
+    if await run_in_threadpool(services.media_records.is_needed, owner, key):
+        raise HTTPException(409, f"{SCHEME}{key}: a job is not done with it. Cancel that first.")
+    await services.media.delete(owner, key)
+    await run_in_threadpool(services.media_records.forget, records)
+    return StatusAnswer()
+
+
+async def store(
+    request: Request, owner: str, key: str, chunks: AsyncIterator[bytes], max_bytes: int
+) -> MediaRecord:
+    """Store a stream as an owner's upload, and look how long it lasts.
 
     Raises
     ------
     MediaKeyError, MediaTooLarge, StorageDenied, StorageUnavailable, DatabaseUnavailable
+    QueueFull
+        If this owner's uploads would be too many bytes.
     AudioNotFound
         If it took longer than uploads are kept.
     """
+    services: Services = request.app.state.services
+    records = services.media_records
     path = services.media.path_of(owner, key)
+    length = request.headers.get("content-length", "")
+    announced = int(length) if length.isdecimal() else None
+    most = math.inf if owner == ANONYMOUS else 1e9 * services.settings.key_stored_gb
     # first: no file is without a record, by which it is found and deleted
-    record = await run_in_threadpool(services.media_records.open_upload, owner, key, lambda _: path)
-    try:
-        num_bytes = await services.media.write(owner, key, chunks, max_bytes)
-    except BaseException:
-        await run_in_threadpool(services.media_records.forget, [record])
-        raise
-    finished = await run_in_threadpool(
-        services.media_records.finish_upload, record.upload_id, num_bytes
+    record = await run_in_threadpool(
+        records.open_upload, owner, key, lambda _: path, announced, most
     )
+    try:
+        if most < math.inf:  # whatever length it announced
+            stored = await run_in_threadpool(records.stored_bytes, owner) - (announced or 0)
+            max_bytes = min(max_bytes, max(0, int(most) - stored))
+        num_bytes = await services.media.write(owner, key, chunks, max_bytes)
+        seconds = await request.app.state.prober.seconds(services.media, owner, key)
+    except BaseException:
+        await run_in_threadpool(records.forget, [record])
+        raise
+    finished = await run_in_threadpool(records.finish_upload, record.upload_id, num_bytes, seconds)
     if finished is None:
         raise AudioNotFound(f"{SCHEME}{key}: the upload took longer than uploads are kept.")
     return finished
@@ -138,6 +169,13 @@ def find_upload(services: Services, owner: str, key: str) -> MediaRecord:
     if record is None or record.state != "uploaded":
         raise AudioNotFound(f"{SCHEME}{key}: no such upload. It may have expired; send it again.")
     return record
+
+
+def audio_seconds(services: Services, record: MediaRecord) -> float:
+    """What an upload counts in the queue: what it says, or what its size suggests."""
+    most = services.settings.max_hours * 3600.0
+    stated = record.seconds
+    return min(most, record.num_bytes / _USUAL_RATE if stated is None else stated)
 
 
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:

@@ -12,7 +12,12 @@ from raydiar.serving.http.access import Owner, UsedServices
 from raydiar.serving.http.answers import SearchAnswer
 from raydiar.serving.http.problems import InvalidFields, responses
 from raydiar.serving.http.routes.jobs import decode_voiceprint, known
-from raydiar.serving.http.schemas import SearchRequest, SpeakerOfJob
+from raydiar.serving.http.schemas import (
+    MAX_ALL_HITS,
+    MAX_HITS_WITH_TURNS,
+    SearchRequest,
+    SpeakerOfJob,
+)
 from raydiar.serving.http.services import Services
 
 DEFAULT_HITS = 10
@@ -20,12 +25,17 @@ DEFAULT_HITS = 10
 router = APIRouter(prefix="/v1", tags=["search"])
 
 
-@router.post("/search", responses=responses(400, 401, 404, 413, 503))
+@router.post("/search", responses=responses(400, 401, 404, 413, 429, 503))
 async def search(body: SearchRequest, owner: Owner, services: UsedServices) -> SearchAnswer:
     """Look for recordings in which somebody speaks, by voice."""
-    if services.search is None:
+    if not services.may_search(owner):
         raise HTTPException(404, "This server has no voiceprint index to search in.")
     voiceprints = await run_in_threadpool(_queries, services, owner, body)
+    hits = len(voiceprints) * (body.k or DEFAULT_HITS)
+    most = MAX_HITS_WITH_TURNS if body.include_turns else MAX_ALL_HITS
+    if hits > most:
+        told = f"{len(voiceprints)} voiceprints of so many matches are {hits}, and no more than "
+        raise InvalidFields({"k": f"{told}{most} are given at a time"})
     try:
         found = await services.search(
             voiceprints, body.k or DEFAULT_HITS, bool(body.include_turns), body.where

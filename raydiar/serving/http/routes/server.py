@@ -8,11 +8,13 @@ from fastapi.responses import FileResponse, HTMLResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 from raydiar.serving.http import reference
 from raydiar.serving.http.access import UsedServices
 from raydiar.serving.http.answers import StatusAnswer
+from raydiar.serving.http.envelope import NO_LIVE
 from raydiar.serving.http.problems import responses
 from raydiar.serving.jobs.limits import QueueState
 from raydiar.serving.jobs.records import KINDS
@@ -44,6 +46,12 @@ def read_metrics(services: UsedServices) -> Response:
     registry = CollectorRegistry()
     registry.register(_QueueMetrics({kind: services.jobs.queue_state(kind) for kind in KINDS}))
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.post("/v1/live", include_in_schema=False)
+@router.get("/v1/live", include_in_schema=False)
+def refuse_live() -> Response:
+    raise HTTPException(501, NO_LIVE)
 
 
 @router.get("/", include_in_schema=False)

@@ -20,7 +20,7 @@ from raydiar.serving.http.forms import FILE, form_of
 from raydiar.serving.http.negotiation import best_type
 from raydiar.serving.http.problems import InvalidFields, fields_of, responses
 from raydiar.serving.http.routes.jobs import known
-from raydiar.serving.http.routes.media import store
+from raydiar.serving.http.routes.media import audio_seconds, store
 from raydiar.serving.http.schemas import Options
 from raydiar.serving.http.services import Services
 from raydiar.serving.jobs.records import Job
@@ -95,11 +95,11 @@ async def _diarize(
         raise _too_large(max_bytes)
     await run_in_threadpool(services.jobs.check_room, owner)  # sooner than after an upload
     chunks = request.stream() if form is None else form.file_chunks(request.stream())
-    async with _uploaded(services, owner, chunks, max_bytes) as url:
+    async with _uploaded(request, owner, chunks, max_bytes) as (url, seconds):
         if form is not None:
             options = _with_fields(options, form.fields)
         document = options.model_dump(by_alias=True, exclude_none=True)
-        job = await _run(services, owner, document, url, request)
+        job = await _run(services, owner, document, url, seconds, request)
     filename = form.filename if form else None
     if job.status == "failed":  # told by a name that the client knows
         raise HTTPException(422, job.error.replace(url, filename or "The recording"))
@@ -129,18 +129,19 @@ def _with_fields(options: SyncOptions, fields: dict[str, str]) -> SyncOptions:
 
 @asynccontextmanager
 async def _uploaded(
-    services: Services, owner: str, chunks: AsyncIterator[bytes], max_bytes: int
-) -> AsyncIterator[str]:
-    """URL of an upload that is there while the block lasts."""
+    request: Request, owner: str, chunks: AsyncIterator[bytes], max_bytes: int
+) -> AsyncIterator[tuple[str, float | None]]:
+    """URL of an upload that is there while the block lasts, and its seconds."""
+    services: Services = request.app.state.services
     key = f"sync/{uuid.uuid4().hex}"
     try:
-        record = await store(services, owner, key, chunks, max_bytes)
+        record = await store(request, owner, key, chunks, max_bytes)
     except MediaTooLarge as error:
         raise _too_large(max_bytes) from error  # of a key that the client did not choose
     try:
         if not record.num_bytes:
             raise HTTPException(400, "The recording is empty.")
-        yield SCHEME + key
+        yield SCHEME + key, audio_seconds(services, record)
     finally:
         await _finish(_delete(services, owner, key, record))
 
@@ -156,7 +157,14 @@ async def _delete(services: Services, owner: str, key: str, record) -> None:
     await run_in_threadpool(services.media_records.forget, [record])
 
 
-async def _run(services: Services, owner: str, document: dict, url: str, request: Request) -> Job:
+async def _run(
+    services: Services,
+    owner: str,
+    document: dict,
+    url: str,
+    seconds: float | None,
+    request: Request,
+) -> Job:
     """A job that is over.
 
     Raises
@@ -166,7 +174,15 @@ async def _run(services: Services, owner: str, document: dict, url: str, request
     QueueFull
     """
     creating = asyncio.ensure_future(
-        run_in_threadpool(services.jobs.create, owner, "diarize", document, url, priority=PRIORITY)
+        run_in_threadpool(
+            services.jobs.create,
+            owner,
+            "diarize",
+            document,
+            url,
+            priority=PRIORITY,
+            audio_seconds=seconds,
+        )
     )
     try:
         # shielded: a client that hangs up just now must not leave a job behind
