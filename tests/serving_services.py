@@ -13,6 +13,7 @@ from raydiar.serving.http.api import create_api
 from raydiar.serving.http.services import Services
 from raydiar.serving.jobs.limits import QueueLimits
 from raydiar.serving.jobs.store import JobStore
+from raydiar.serving.jobs.versions import Versions
 from raydiar.serving.media.records import MediaRecords
 from raydiar.serving.media.store import MediaStore
 from raydiar.serving.results.identification import identify_output
@@ -35,6 +36,7 @@ def make_services(folder, url="http://localhost", limits=None, **settings) -> Se
     return Services(
         settings=settings,
         jobs=JobStore(database, limits or QueueLimits()),
+        versions=Versions(database),
         media=MediaStore(settings.media, "0123456789abcdef", url),
         media_records=MediaRecords(database, settings.media_hours),
         keys=KeyRing(database, environ={}),

@@ -147,6 +147,7 @@ class Ingress:
         self._services = Services(
             settings=settings,
             jobs=stores.jobs,
+            versions=stores.versions,
             media=stores.media,
             media_records=stores.media_records,
             keys=stores.keys,

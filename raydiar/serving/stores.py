@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from raydiar.serving.jobs.limits import QueueLimits
 from raydiar.serving.jobs.store import JobStore
+from raydiar.serving.jobs.versions import Versions
 from raydiar.serving.media.records import MediaRecords
 from raydiar.serving.media.store import MediaStore
 from raydiar.serving.settings import ServeSettings
@@ -17,6 +18,7 @@ class Stores:
     """See the classes; `open_stores` makes it."""
 
     jobs: JobStore
+    versions: Versions
     media: MediaStore
     media_records: MediaRecords
     keys: KeyRing
@@ -54,6 +56,7 @@ def open_stores(settings: ServeSettings, public_url: str) -> Stores:
             settings.result_hours,
             max_machine_failures=settings.max_machine_failures,
         ),
+        versions=Versions(database),
         media=MediaStore(settings.media, shared_secret(database, "media"), public_url),
         media_records=MediaRecords(database, settings.media_hours),
         keys=KeyRing(database),

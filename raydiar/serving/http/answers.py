@@ -86,6 +86,33 @@ class JobList(Answer):
     next_cursor: str | None
 
 
+class TurnAnswer(Answer):
+    start: float
+    end: float
+    speaker: str
+
+
+class SavedVersion(Answer):
+    version: int
+    created_at: str
+
+
+class CorrectionsAnswer(Answer):
+    version: int = Field(description="0 is what the machine found")
+    turns: list[TurnAnswer]
+    names: dict[str, str] = Field(description="Of speakers, by label")
+    versions: list[SavedVersion] = Field(description="That are kept, the newest first")
+
+
+class SavedAnswer(Answer):
+    version: int
+
+
+class WaveformAnswer(Answer):
+    peaks: str = Field(description="base64; 255 is full scale, by square roots")
+    seconds: float | None
+
+
 class SearchResult(Answer):
     matches: list[dict[str, Any]] = Field(description="Best first")
 
@@ -99,8 +126,8 @@ def listed(job: Job) -> dict[str, Any]:
     document = {
         "jobId": job.job_id,
         "status": job.status,
-        "createdAt": _iso(job.created_at),
-        "updatedAt": _iso(job.updated_at),
+        "createdAt": iso(job.created_at),
+        "updatedAt": iso(job.updated_at),
         "kind": job.kind,
         # a signed URL opens the recording to who reads this over a shoulder or in a log
         "media": job.media if job.media.startswith(SCHEME) else url_label(job.media),
@@ -122,6 +149,6 @@ def job_response(job: Job) -> Response:
     return Response(text.encode(), media_type="application/json")
 
 
-def _iso(seconds: float) -> str:
+def iso(seconds: float) -> str:
     time = datetime.fromtimestamp(seconds, UTC)
     return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")

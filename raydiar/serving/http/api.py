@@ -11,7 +11,7 @@ from raydiar.serving.http.envelope import Envelope
 from raydiar.serving.http.gate import Gate, needs_key
 from raydiar.serving.http.places import Places
 from raydiar.serving.http.problems import responses
-from raydiar.serving.http.routes import jobs, media, search, server, sync, webhooks
+from raydiar.serving.http.routes import corrections, jobs, media, search, server, sync, webhooks
 from raydiar.serving.http.services import Services
 from raydiar.serving.http.waiting import Ends
 from raydiar.serving.media.probing import Prober
@@ -52,7 +52,7 @@ def create_api(services: Services, tells_request_id: bool = True) -> FastAPI:
     api.state.waiting = Places("requests that wait for a result", settings.max_waiting, per_key)
     api.state.uploads = Places("uploads", settings.max_uploads, per_key)
     api.state.downloads = Places("downloads", settings.max_uploads, per_key)
-    for routes in (sync, jobs, media, webhooks, search, server):
+    for routes in (sync, jobs, corrections, media, webhooks, search, server):
         api.include_router(routes.router)
     api.include_router(jobs.v2)
     api.mount("/web", server.page_files)

@@ -12,7 +12,8 @@ from raydiar.serving.http import pace
 from raydiar.serving.http.problems import logger, problem
 
 MAX_JSON = 2**20  # bytes of a request's body
-MAX_IDENTIFY = 16 * 2**20  # with the voiceprints of 50 people
+MAX_LONG = 16 * 2**20  # with the voiceprints of 50 people, or the turns of a day
+_LONG_RATE = 2**16  # bytes per second that long ones come with at least
 
 NO_LIVE = "This server does not diarize live streams. Send recordings: see /docs."
 
@@ -81,7 +82,10 @@ class Envelope:
                 rate = self._min_upload_rate
                 limited = pace.at_rate(receive, rate) if rate else receive
             else:
-                limited = _limited(pace.within(receive, pace.JSON_SECONDS), limit)
+                paced = pace.within(receive, pace.JSON_SECONDS)
+                if limit > MAX_JSON:
+                    paced = pace.at_rate(receive, _LONG_RATE)
+                limited = _limited(paced, limit)
             await self._app(scope, limited, send_with_headers)
         except ClientDisconnect:
             return  # nobody is there to be answered
@@ -122,7 +126,8 @@ async def refuse_websocket(scope: Scope, send: Send) -> None:
 def _limit(path: str) -> int | None:
     if path.startswith(_STREAMED):
         return None
-    return MAX_IDENTIFY if path == "/v1/identify" else MAX_JSON
+    long = path == "/v1/identify" or path.endswith("/corrections")
+    return MAX_LONG if long else MAX_JSON
 
 
 def _limited(receive: Receive, limit: int) -> Receive:

@@ -48,6 +48,17 @@ Label = Annotated[
 ]
 
 
+def _check_printable(text: str) -> str:
+    if not text.isprintable() or not text.strip():
+        raise ValueError("a speaker's name has printable characters")
+    return text
+
+
+CorrectedLabel = Annotated[
+    str, StringConstraints(min_length=1, max_length=100), AfterValidator(_check_printable)
+]
+
+
 class Request(BaseModel):
     """Base of all requests."""
 
@@ -152,6 +163,38 @@ class IdentifyRequest(JobRequest, Options):
         if len({voice.label for voice in voiceprints}) < len(voiceprints):
             raise ValueError("one voiceprint per label")
         return voiceprints
+
+
+class CorrectedTurn(Request):
+    start: Annotated[float, Field(strict=False, ge=0, le=200_000, allow_inf_nan=False)]
+    end: Annotated[float, Field(strict=False, ge=0, le=200_000, allow_inf_nan=False)]
+    speaker: CorrectedLabel
+
+    @model_validator(mode="after")
+    def _takes_time(self) -> Self:
+        if self.end <= self.start:
+            raise ValueError("a turn ends after its start")
+        return self
+
+
+class Corrections(Request):
+    """All turns of a recording, as somebody wants them."""
+
+    base: int = Field(ge=0, description="Version that was changed; 0 is the machine's")
+    turns: list[CorrectedTurn] = Field(max_length=200_000)
+    names: dict[CorrectedLabel, CorrectedLabel] | None = Field(
+        None, max_length=1000, description="Of speakers, by label"
+    )
+
+    def document(self) -> dict[str, Any]:
+        """What is kept."""
+        return {
+            "turns": [
+                {"start": round(t.start, 3), "end": round(t.end, 3), "speaker": t.speaker}
+                for t in sorted(self.turns, key=lambda t: (t.start, t.end))
+            ],
+            "names": self.names or {},
+        }
 
 
 class SpeakerOfJob(Request):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from raydiar.serving.jobs.store import JobStore
+from raydiar.serving.jobs.versions import Versions
 from raydiar.serving.media.records import MediaRecords
 from raydiar.serving.media.store import MediaStore
 from raydiar.serving.settings import ServeSettings
@@ -30,6 +31,7 @@ class Services:
     ----------
     settings : ServeSettings
     jobs : JobStore
+    versions : Versions
     media : MediaStore
     media_records : MediaRecords
     keys : KeyRing
@@ -50,6 +52,7 @@ class Services:
 
     settings: ServeSettings
     jobs: JobStore
+    versions: Versions
     media: MediaStore
     media_records: MediaRecords
     keys: KeyRing

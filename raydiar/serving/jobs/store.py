@@ -158,6 +158,12 @@ class JobStore:
             where = sa.and_(jobs.c.job_id == job_id, jobs.c.owner == owner)
             return next(iter(read_jobs(connection, where, output=WITH_OUTPUT)), None)
 
+    def waveform(self, job_id: str) -> str | None:
+        """How loud the recording of a job is, see `raydiar.serving.results.waveform`."""
+        found = sa.select(documents.c.waveform).where(documents.c.job_id == job_id)
+        with self._database.read() as connection:
+            return connection.scalar(found)
+
     def over(self, job_ids: Sequence[str]) -> set[str]:
         """Those of some jobs that have ended, or are gone."""
         with self._database.read() as connection:
