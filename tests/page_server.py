@@ -18,6 +18,7 @@ from raydiar.errors import JobCanceled, RaydiarError
 from raydiar.serving.http.services import Services
 from raydiar.serving.media.names import media_key
 from raydiar.serving.results.output import diarize_output, frame_confidence
+from raydiar.serving.results.waveform import peaks
 
 BOUNDS = {"num_speakers": "numSpeakers", "min_speakers": "minSpeakers"}
 BOUNDS["max_speakers"] = "maxSpeakers"
@@ -100,7 +101,9 @@ class Worker:
                     return
                 jobs.renew(job, 60.0, progress=0.4)
             _, output = self._executor.submit(diarize, str(path), job.request).result()
-            jobs.succeed(job, output)
+            samples = decode(path)
+            jobs.renew(job, 60.0, audio_seconds=len(samples) / 16000)
+            jobs.succeed(job, output, peaks(samples))
         except JobCanceled:
             pass
         except RaydiarError as error:

@@ -202,13 +202,17 @@ def test_the_timeline_shows_the_turns_of_the_job(tab, server):
         assert box["x"] == pytest.approx(left, abs=1.5)
         if box["width"] > 3:  # thinner ones are blended with what is beneath
             middle = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
-            painted.append((middle, labels.index(turn["speaker"])))
+            sure = turn["confidence"][turn["speaker"]]
+            painted.append((middle, labels.index(turn["speaker"]), 0.4 + 0.006 * sure))
         page.keyboard.press("ArrowRight")
     assert option.get_attribute("aria-posinset") == str(len(turns))
     assert len(painted) > 8
-    colors = page.evaluate(PIXELS, [middle for middle, _ in painted])
-    for color, (_, lane) in zip(colors, painted, strict=True):
-        assert color[:3] == pytest.approx(rgb(page, f"speaker-{lane}"), abs=2)
+    colors = page.evaluate(PIXELS, [middle for middle, *_ in painted])
+    ground = np.array(rgb(page, "lane"))
+    for color, (_, lane, opacity) in zip(colors, painted, strict=True):
+        # the paler the less sure
+        expected = opacity * np.array(rgb(page, f"speaker-{lane}")) + (1 - opacity) * ground
+        assert color[:3] == pytest.approx(expected, abs=3)
     tab.screenshot("result-light")
 
 
@@ -677,3 +681,178 @@ def test_no_file_of_the_page_is_missing_or_left_over():
         named |= {one or other for one, other in found}
     named.add("reference.css")  # of /docs
     assert named == {path.name for path in web.iterdir()} - {"index.html"}
+
+
+# -- corrections -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def editing(open_page, url, sample_wav):
+    """A tab of its own with the sample's speakers, in which turns are corrected."""
+    tab = open_page(url)
+    choose(tab.page, sample_wav)
+    expect(tab.page.locator("#result")).to_be_visible(timeout=SLOW)
+    expect(tab.page.locator("#length")).to_have_text("0:30")
+    tab.page.click("#edit")
+    return tab
+
+
+def corrected(tab: Visit, server) -> list[dict] | None:
+    """Turns as the server keeps them."""
+    saved = server[0].versions.get(tab.page.url.split("#job=")[1])
+    return saved and saved.document["turns"]
+
+
+def saved(tab: Visit) -> None:
+    expect(tab.page.locator("#saved")).to_have_text("All changes are saved", timeout=SLOW)
+
+
+def seek(page, seconds: float) -> None:
+    box = page.locator(".strip").bounding_box()
+    page.mouse.click(box["x"] + box["width"] * seconds / 30, box["y"] + 10)
+
+
+def test_turns_are_corrected_and_kept_on_the_server(editing, server):
+    page, machine = editing.page, output_of(editing, server)["diarization"]
+    assert corrected(editing, server) is None
+    number, long = max(enumerate(machine), key=lambda pair: pair[1]["end"] - pair[1]["start"])
+    choose_turn(page, number)
+    # its end is dragged two seconds back
+    box = page.locator("[role=option]").bounding_box()
+    strip = page.locator(".strip").bounding_box()
+    middle, end = box["y"] + box["height"] / 2, box["x"] + box["width"]
+    page.mouse.move(end, middle)
+    page.mouse.down()
+    page.mouse.move(end - strip["width"] / 30, middle, steps=3)
+    page.mouse.move(end - 2 * strip["width"] / 30, middle, steps=3)
+    editing.screenshot("editing-drag")
+    page.mouse.up()
+    saved(editing)
+    [shorter] = [turn for turn in corrected(editing, server) if turn["start"] == long["start"]]
+    assert shorter["end"] == pytest.approx(long["end"] - 2, abs=0.1)
+    # split in the middle of what is left
+    seek(page, (long["start"] + shorter["end"]) / 2)
+    page.click("#split")
+    saved(editing)
+    assert len(corrected(editing, server)) == len(machine) + 1
+    # one half is given to a new speaker, and the other deleted
+    page.select_option("#give", "new")
+    expect(page.locator(".lane-name")).to_have_count(3)
+    saved(editing)
+    assert "SPEAKER_02" in {turn["speaker"] for turn in corrected(editing, server)}
+    editing.screenshot("editing-new-speaker")
+    page.keyboard.press("Delete")
+    saved(editing)
+    assert len(corrected(editing, server)) == len(machine)
+    # all of it undone, and done again
+    for _ in range(4):
+        page.click("#undo")
+    expect(page.locator("#undo")).to_be_disabled()
+    saved(editing)
+    assert [(t["start"], t["end"], t["speaker"]) for t in corrected(editing, server)] == [
+        (t["start"], t["end"], t["speaker"]) for t in machine
+    ]
+    page.keyboard.press("Control+Shift+z")
+    saved(editing)
+    assert shorter in corrected(editing, server)
+    # a reload shows what was saved; the machine's result is there still
+    page.reload()
+    expect(page.locator("#result")).to_be_visible(timeout=SLOW)
+    expect(page.locator("#machine")).to_be_enabled()
+    with page.expect_download() as download:
+        page.click("#rttm")
+    [read] = read_rttm(download.value.path()).values()
+    assert shorter["end"] in [round(turn.end, 3) for turn in read.turns]
+    assert output_of(editing, server)["diarization"] == machine
+
+
+def test_a_turn_is_drawn_where_there_was_none(editing, server):
+    page, machine = editing.page, output_of(editing, server)["diarization"]
+    quiet = min(turn["start"] for turn in machine if turn["speaker"] == "SPEAKER_01")
+    assert quiet > 2
+    strip = page.locator(".strip").bounding_box()
+    lane = page.locator(".lane-name").nth(1).bounding_box()
+    at = [strip["x"] + strip["width"] * seconds / 30 for seconds in (0.5, 1.5)]
+    y = lane["y"] + lane["height"] / 2
+    page.mouse.move(at[0], y)
+    page.mouse.down()
+    page.mouse.move(at[1], y, steps=5)
+    page.mouse.up()
+    saved(editing)
+    first = min(
+        (turn for turn in corrected(editing, server) if turn["speaker"] == "SPEAKER_01"),
+        key=lambda turn: turn["start"],
+    )
+    assert (first["start"], first["end"]) == pytest.approx((0.5, 1.5), abs=0.1)
+
+
+def test_two_names_alike_offer_to_be_one_speaker(editing, server):
+    page = editing.page
+    page.get_by_label("Name of SPEAKER_00").fill("Ann")
+    page.keyboard.press("Enter")
+    page.get_by_label("Name of SPEAKER_01").fill("Ann")
+    page.keyboard.press("Enter")
+    expect(page.locator("#name-problem")).to_contain_text("called Ann already")
+    editing.screenshot("editing-merge")
+    page.click("#merge")
+    expect(page.locator(".lane-name")).to_have_text(["Ann"])
+    saved(editing)
+    assert {turn["speaker"] for turn in corrected(editing, server)} == {"SPEAKER_00"}
+    page.click("#undo")
+    expect(page.locator(".lane-name")).to_have_count(2)
+    saved(editing)
+
+
+def test_corrected_turns_are_downloaded_in_every_format(editing, server):
+    page = editing.page
+    page.get_by_label("Name of SPEAKER_00").fill("Ann Lee")
+    page.keyboard.press("Enter")
+    begins = {"csv": "", "srt": "1\n00:00:", "vtt": "WEBVTT", "audacity": ""}
+    for form, begin in begins.items():
+        with page.expect_download() as download:
+            page.select_option("#more", form)
+        text = Path(download.value.path()).read_text()
+        assert text.startswith(begin)
+        assert "Ann Lee" in text
+        assert download.value.suggested_filename.startswith("sample.")
+
+
+def test_who_saved_second_is_told(editing, server):
+    page = editing.page
+    job_id = page.url.split("#job=")[1]
+    server[0].versions.save(job_id, 0, {"turns": [], "names": {}})
+    choose_turn(page, 0)
+    page.keyboard.press("Delete")
+    expect(page.locator("#saved")).to_contain_text("Somebody else saved changes")
+    editing.screenshot("editing-conflict")
+    editing.expect_problems("409")
+    page.evaluate("location.hash = ''")
+    editing.page.wait_for_timeout(500)
+    editing.problems.clear()
+
+
+def test_one_speaker_is_played_alone_and_silence_skipped(editing, server):
+    page, turns = editing.page, output_of(editing, server)["diarization"]
+    page.evaluate(LISTEN)
+    page.select_option("#speed", "2")
+    page.get_by_label("Play SPEAKER_01 only").click()
+    first = min(turn["start"] for turn in turns if turn["speaker"] == "SPEAKER_01")
+    until(page, f"window.sound?.currentTime >= {first}")
+    expect(page.locator("#now")).to_contain_text("SPEAKER_01")
+    assert page.evaluate("window.sound.playbackRate") == 2
+    page.keyboard.press("k")
+    until(page, "window.sound.paused")
+    at = sound(page)["time"]
+    page.keyboard.press("l")
+    until(page, f"window.sound.currentTime > {at + 4}")
+    page.keyboard.press("j")
+    until(page, f"window.sound.currentTime < {at + 1}")
+    editing.screenshot("editing-only-one")
+
+
+def test_the_server_gives_the_waveform_of_a_shared_link(open_page, editing, url):
+    """Another browser, without the file."""
+    other = open_page(url + "#job=" + editing.page.url.split("#job=")[1])
+    expect(other.page.locator("#result")).to_be_visible(timeout=SLOW)
+    until(other.page, "document.querySelector('canvas').clientHeight > 24 + 72 + 2 * 30")
+    other.screenshot("shared-link")

@@ -46,6 +46,10 @@ def serve(
         str | None, typer.Option(help="Hub repository, directory or config; default embedded.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cuda or cpu.")] = None,
+    no_keys: Annotated[
+        bool | None,
+        typer.Option("--no-keys", help="Start for this machine though all keys are revoked."),
+    ] = None,
 ) -> None:
     """Serve until Ctrl-C. Everything has a default: open the address that is printed."""
     if context.invoked_subcommand is not None:
@@ -53,7 +57,12 @@ def serve(
     http, settings = _configured(config)
     http |= _given(host=host, port=port)
     settings |= _given(
-        database=database, media=media, index=index, pipeline=pipeline, device=device
+        database=database,
+        media=media,
+        index=index,
+        pipeline=pipeline,
+        device=device,
+        no_keys=no_keys,
     )
     _run(http, _settings(settings))
 
@@ -76,6 +85,22 @@ def revoke(
     if not _keys(database).revoke(key_id):
         raise ConfigError(f"there is no key {key_id} that works: see `raydiar serve keys list`")
     typer.echo(f"{key_id} is refused from now on")
+
+
+@keys.command("webhook-secret")
+def webhook_secret(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="As `keys list` shows it.")],
+    rotate: Annotated[bool, typer.Option(help="Make another one.")] = False,
+    database: DatabaseOption = None,
+) -> None:
+    """Show what signs the webhooks of a key's jobs."""
+    from raydiar.serving.storage.secrets import WebhookSecrets
+
+    ring = _keys(database)
+    if key_id not in {key.key_id for key in ring.list()}:
+        raise ConfigError(f"there is no key {key_id}: see `raydiar serve keys list`")
+    secrets = WebhookSecrets(ring.database, {})
+    typer.echo(secrets.rotate(key_id) if rotate else secrets.of(key_id))
 
 
 @keys.command("list")

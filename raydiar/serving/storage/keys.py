@@ -74,7 +74,7 @@ class KeyRing:
         environ: Mapping[str, str] = os.environ,
         clock: Callable[[], float] = time.time,
     ):
-        self._database = database
+        self.database = database
         self._environment = _parse(environ.get(ENVIRONMENT, ""))
         self._clock = clock
 
@@ -101,7 +101,7 @@ class KeyRing:
             "sha256": _hash(secret),
             "created_at": self._clock(),
         }
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             connection.execute(api_keys.insert().values(values))
         return key_id, secret
 
@@ -116,7 +116,7 @@ class KeyRing:
         if key_id in self._environment.values():
             raise ConfigError(f"{key_id} is from {ENVIRONMENT}: take it out there")
         works = sa.and_(api_keys.c.key_id == key_id, api_keys.c.revoked_at.is_(None))
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             change = api_keys.update().where(works).values(revoked_at=self._clock())
             return connection.execute(change).rowcount > 0
 
@@ -124,7 +124,7 @@ class KeyRing:
         """List all keys, also revoked ones, the oldest first; at last the environment's."""
         columns = [api_keys.c[name] for name in APIKey.__dataclass_fields__]
         by_age = sa.select(*columns).order_by(api_keys.c.created_at, api_keys.c.key_id)
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             keys = [APIKey(**row) for row in connection.execute(by_age).mappings()]
         owners = sorted(set(self._environment.values()))
         return keys + [APIKey(owner, owner.removeprefix("env:"), None, None) for owner in owners]
@@ -134,14 +134,14 @@ class KeyRing:
         if self._environment:
             return True
         working = sa.select(api_keys.c.key_id).where(api_keys.c.revoked_at.is_(None)).limit(1)
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return connection.execute(working).first() is not None
 
     def had_keys(self) -> bool:
         """Whether there is or was any key: also when all of them are revoked."""
         if self._environment:
             return True
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return connection.execute(sa.select(api_keys.c.key_id).limit(1)).first() is not None
 
     def check(self, secret: str) -> str | None:
@@ -166,7 +166,7 @@ class KeyRing:
         row = sa.select(api_keys.c.sha256, api_keys.c.revoked_at).where(
             api_keys.c.key_id == form[1]
         )
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             found = connection.execute(row).first()
         known, revoked_at = found or ("0" * 64, None)
         right = hmac.compare_digest(known, digest)

@@ -28,10 +28,19 @@ export const forgetKey = () => sessionStorage.removeItem(STORED_KEY);
 
 /** Call a route; gives the parsed answer. Asks for a key as often as the server refuses. */
 export async function call(method, path, body, signal) {
+  return (await answerOf(method, path, body, signal)).json();
+}
+
+/** Get a route's answer as text. */
+export async function callText(path) {
+  return (await answerOf("GET", path)).text();
+}
+
+async function answerOf(method, path, body, signal) {
   for (;;) {
     const key = sessionStorage.getItem(STORED_KEY);
     const response = await send(method, path, body, key, signal);
-    if (response.ok) return response.json();
+    if (response.ok) return response;
     if (response.status !== 401) throw await errorOf(response);
     if (key === sessionStorage.getItem(STORED_KEY)) {
       // requests that are refused at the same time ask once

@@ -2,7 +2,11 @@
 
 const NUM_COLORS = 8; // style.css says how they were chosen
 
-export const colorClass = (speaker) => `speaker-${speaker % NUM_COLORS}`;
+/** Of a speaker's dot and bar: beyond the eighth, colours come again with another form. */
+export const colorClass = (speaker) => `speaker-${speaker % NUM_COLORS} form-${formOf(speaker)}`;
+
+/** 0: filled, 1: striped, 2: dotted. */
+export const formOf = (speaker) => Math.floor(speaker / NUM_COLORS) % 3;
 
 export function readColors() {
   const style = getComputedStyle(document.documentElement);

@@ -1,5 +1,7 @@
 /** The result as files, with the names that speakers were given. */
 
+import { callText } from "./api.js";
+
 /** RTTM (NIST); white space, which it cannot hold, becomes "_". */
 export function toRttm(name, output, nameOf) {
   const uri = inRttm(stem(name));
@@ -31,6 +33,14 @@ export function toJson(job, output, nameOf) {
     document.speakerVoiceprints = renamed(output.speakerVoiceprints);
   }
   return JSON.stringify(document, null, 2) + "\n";
+}
+
+const ENDINGS = { csv: ".csv", srt: ".srt", vtt: ".vtt", audacity: ".labels.txt" };
+
+/** Ending, text and type of a file that the server makes of what was saved last. */
+export async function fetchExport(job, form) {
+  const path = `v1/jobs/${job.id}/export/${form}?name=${encodeURIComponent(job.name)}`;
+  return [ENDINGS[form], await callText(path), "text/plain"];
 }
 
 /** Let the browser save a text as a file beside the recording's name. */

@@ -83,6 +83,16 @@ export class Player {
     this.audio.pause();
   }
 
+  /** 1 as it was spoken, 2 twice as fast. */
+  setSpeed(speed) {
+    this.audio.playbackRate = this.audio.defaultPlaybackRate = speed;
+  }
+
+  /** Go on from another place, without a stop where the last turn would have ended. */
+  jump(seconds) {
+    this.audio.currentTime = seconds;
+  }
+
   seek(seconds) {
     this.stopAt = Infinity;
     this.wanted = seconds;

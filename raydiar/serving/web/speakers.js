@@ -9,10 +9,12 @@ import { percent, plural, spoken } from "./format.js";
  * @param {object[]} speakers see conversation.js
  * @param {{nameOf, onRename, onSearch}} options `nameOf` and the others get a speaker's index;
  *   `onRename` also the new name, and gives the name that then stands; `onSearch` is null where
- *   the server has no index
+ *   the server has no index; `only` is the label of the one who is played alone, if any, and
+ *   `onOnly` gets the label of whom that is wanted of, or no more
  */
-export function showSpeakers(root, speakers, { nameOf, onRename, onSearch }) {
-  const header = ["Speaker", "Speech", "Share", "Turns", onSearch && "Elsewhere"].filter(Boolean);
+export function showSpeakers(root, speakers, { nameOf, onRename, onSearch, only, onOnly }) {
+  const columns = ["Speaker", "Speech", "Share", "Turns", "Listen", onSearch && "Elsewhere"];
+  const header = columns.filter(Boolean);
   const head = make("tr", {}, ...header.map((text) => make("th", { scope: "col" }, text)));
   const rows = speakers.map((speaker, index) => {
     const share = make("progress", {
@@ -28,6 +30,7 @@ export function showSpeakers(root, speakers, { nameOf, onRename, onSearch }) {
       cell("Speech", spoken(speaker.seconds)),
       cell("Share", share, make("span", { class: "share" }, percent(speaker.share))),
       cell("Turns", String(speaker.turns.length)),
+      cell("Listen", onlyButton(speaker.label, nameOf(index), only, onOnly)),
       ...(onSearch ? [cell("Elsewhere", searchButton(speaker, index, nameOf, onSearch))] : []),
     );
   });
@@ -60,6 +63,21 @@ function nameField(label, index, nameOf, onRename) {
   });
   field.value = nameOf(index);
   return make("span", { class: "name-field" }, make("span", { class: `dot ${colorClass(index)}` }), field);
+}
+
+function onlyButton(label, name, only, onOnly) {
+  return make(
+    "button",
+    {
+      type: "button",
+      class: "small",
+      "data-label": label,
+      "aria-label": `Play ${name} only`,
+      "aria-pressed": String(only === label),
+      click: () => onOnly(label),
+    },
+    "Only this one",
+  );
 }
 
 function searchButton(speaker, index, nameOf, onSearch) {

@@ -11,19 +11,27 @@ import { firstIndex } from "./conversation.js";
 import { make } from "./dom.js";
 import { LANE, RULER, WAVE, draw, laneTop } from "./drawing.js";
 import { clock } from "./format.js";
+import { SHORTEST } from "./turns.js";
 
 const CLOSEST = 200; // px per second
 const WIDEST = 12e6; // px; browsers have elements no wider than about 16 million
 const REACH = 4; // px beside a turn that still hit it
+const GRIP = 7; // px beside an edge that take hold of it
 
 export class Timeline {
-  /** @param {{onTurn, onSeek, onToggle}} listeners get a turn, seconds, nothing */
+  /**
+   * @param {{onTurn, onSeek, onToggle, onEdges, onDraw}} listeners get a turn, seconds, a turn, a
+   *   turn with its new start and end, a speaker's index with start and end
+   */
   constructor(root, listeners) {
     this.listeners = listeners;
     this.names = make("div", { class: "lane-names", "aria-hidden": "true" });
     this.canvas = make("canvas", { "aria-hidden": "true" });
     this.playhead = make("div", { class: "playhead", "aria-hidden": "true" });
-    this.strip = make("div", { class: "strip" }, this.canvas, this.playhead);
+    this.draft = make("div", { class: "draft", "aria-hidden": "true", hidden: true });
+    this.strip = make("div", { class: "strip" }, this.canvas, this.playhead, this.draft);
+    this.editing = false;
+    this.drag = null;
     this.box = make(
       "div",
       {
@@ -46,9 +54,10 @@ export class Timeline {
     new ResizeObserver(() => this.#resized()).observe(this.box);
     this.box.addEventListener("scroll", () => this.#redraw());
     this.box.addEventListener("click", (event) => this.#clicked(event));
-    this.box.addEventListener("pointermove", (event) => {
-      this.box.classList.toggle("over-turn", this.#turnAt(event) !== null);
-    });
+    this.box.addEventListener("pointerdown", (event) => this.#grabbed(event));
+    this.box.addEventListener("pointermove", (event) => this.#moved(event));
+    this.box.addEventListener("pointerup", () => this.#dropped());
+    this.box.addEventListener("pointercancel", () => this.#dropped(false));
     this.box.addEventListener("keydown", (event) => this.#key(event));
     this.box.addEventListener("focus", () => {
       if (this.chosen === null && this.turns.length) this.#choose(this.turns[0]);
@@ -77,6 +86,27 @@ export class Timeline {
     this.#layOut();
     this.box.scrollLeft = 0;
     this.setTime(0);
+  }
+
+  /** Turns were corrected; what is chosen stays so, or what has taken its place. */
+  update(conversation, chosenSource = this.chosen?.source) {
+    const old = this.chosen;
+    this.conversation = { ...conversation, duration: this.conversation.duration };
+    this.turns = conversation.turns;
+    this.chosen = null;
+    this.option?.remove();
+    this.rename();
+    this.#layOut();
+    const same = this.turns.find((turn) => turn.source === chosenSource);
+    const near = (turn) => Math.abs(turn.start - old.start) + Math.abs(turn.end - old.end);
+    const next = same ?? (old && this.turns.reduce((a, b) => (near(b) < near(a) ? b : a), this.turns[0]));
+    if (next) this.#choose(next);
+    else this.box.removeAttribute("aria-activedescendant");
+  }
+
+  setEditing(editing) {
+    this.editing = editing;
+    this.box.classList.toggle("editing", editing);
   }
 
   /** Names have changed. */
@@ -237,8 +267,82 @@ export class Timeline {
     return near && near.far <= reach ? near.turn : null;
   }
 
+  // Dragging.
+
+  #edgeAt(event) {
+    if (!this.chosen) return null;
+    const { top, bottom } = this.option.getBoundingClientRect();
+    if (event.clientY < top || event.clientY > bottom) return null;
+    const x = this.#secondsAt(event) * this.#scale();
+    for (const edge of ["start", "end"]) {
+      if (Math.abs(this.chosen[edge] * this.#scale() - x) <= GRIP) return edge;
+    }
+    return null;
+  }
+
+  #laneAt(event) {
+    const y = event.clientY - this.box.getBoundingClientRect().top;
+    const lane = Math.floor((y - laneTop(0, this.peaks !== null)) / LANE);
+    return lane >= 0 && lane < this.conversation.speakers.length ? lane : null;
+  }
+
+  #grabbed(event) {
+    this.dragged = false;
+    if (!this.editing || !this.conversation || event.button) return;
+    const at = this.#secondsAt(event);
+    const edge = this.#edgeAt(event);
+    if (edge) {
+      const { start, end, speaker } = this.chosen;
+      this.drag = { turn: this.chosen, edge, start, end, speaker, from: event.clientX };
+    } else if (event.pointerType !== "touch" && !this.#turnAt(event)) {
+      const speaker = this.#laneAt(event);
+      if (speaker === null) return;
+      this.drag = { turn: null, anchor: at, start: at, end: at, speaker, from: event.clientX };
+    } else return;
+    this.box.setPointerCapture(event.pointerId);
+  }
+
+  #moved(event) {
+    if (!this.drag) {
+      const edge = this.editing && this.conversation && this.#edgeAt(event);
+      this.box.classList.toggle("over-edge", Boolean(edge));
+      this.box.classList.toggle("over-turn", !edge && this.#turnAt(event) !== null);
+      return;
+    }
+    const { drag } = this;
+    if (!this.dragged && Math.abs(event.clientX - drag.from) < REACH) return;
+    this.dragged = true;
+    const at = Math.max(0, Math.min(this.#secondsAt(event), this.conversation.duration));
+    if (drag.turn === null) {
+      drag.start = Math.min(at, drag.anchor);
+      drag.end = Math.max(at, drag.anchor);
+    } else if (drag.edge === "start") drag.start = Math.min(at, drag.end - SHORTEST);
+    else drag.end = Math.max(at, drag.start + SHORTEST);
+    const scale = this.#scale();
+    this.draft.hidden = false;
+    this.draft.style.left = `${drag.start * scale}px`;
+    this.draft.style.width = `${Math.max(2, (drag.end - drag.start) * scale)}px`;
+    this.draft.style.top = `${laneTop(drag.speaker, this.peaks !== null) + 3}px`;
+    this.draft.style.height = `${LANE - 6}px`;
+  }
+
+  #dropped(counts = true) {
+    const { drag } = this;
+    this.drag = null;
+    this.draft.hidden = true;
+    if (!drag || !this.dragged || !counts) return;
+    if (drag.turn) this.listeners.onEdges(drag.turn, drag.start, drag.end);
+    else if (drag.end - drag.start >= SHORTEST) {
+      this.listeners.onDraw(drag.speaker, drag.start, drag.end);
+    }
+  }
+
   #clicked(event) {
     if (!this.conversation) return;
+    if (this.dragged) {
+      this.dragged = false; // that was a drag's end
+      return;
+    }
     const turn = this.#turnAt(event);
     if (turn) {
       this.#choose(turn);

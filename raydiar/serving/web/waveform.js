@@ -1,13 +1,25 @@
 /**
- * Loudness of a recording over time, computed in the browser. decodeAudioData holds the whole
- * recording in memory, at 8 kHz 115 MB an hour and channel; longer ones go without.
+ * Loudness of a recording over time: from the server, which looked while it decoded, or computed in
+ * the browser where the server has none. decodeAudioData holds the whole recording in memory, at
+ * 8 kHz 115 MB an hour and channel; longer ones go without.
  */
+
+import { call } from "./api.js";
 
 const SAMPLE_RATE = 8000; // the least that every browser decodes to
 const PER_SECOND = 50;
 const LONGEST = 3700; // seconds
 const LARGEST = 500e6; // bytes
 const OUTLINE = 3000; // peaks that are remembered
+
+/** Peaks of a job as {values, perSecond}, and its seconds; null where the server has none. */
+export async function fetchPeaks(jobId, signal) {
+  const { peaks, seconds } = await call("GET", `v1/jobs/${jobId}/waveform`, undefined, signal);
+  if (!seconds || !peaks) return null;
+  // the server's are square roots, which show soft voices in a byte
+  const values = Float32Array.from(atob(peaks), (letter) => letter.charCodeAt(0) ** 2);
+  return { values: scaled(values), perSecond: values.length / seconds, seconds };
+}
 
 /** Peaks of a file as {values: Uint8Array, perSecond}, or null where it has none to show. */
 export async function readPeaks(file, duration) {
