@@ -388,7 +388,7 @@ def test_with_the_keyboard_alone(open_page, url, sample_wav):
     expect(page.locator("#progress-title")).to_be_focused()
     expect(page.locator("#result-title")).to_be_focused(timeout=SLOW)
     expect(page.locator("#announce")).to_have_text("The speakers are found.")
-    for name in ("#rttm", "#json", "[role=listbox]"):
+    for name in ("#rttm", "#json", "#more", "[role=listbox]"):
         keyboard.press("Tab")
         expect(page.locator(name)).to_be_focused()
         outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
@@ -397,7 +397,7 @@ def test_with_the_keyboard_alone(open_page, url, sample_wav):
     keyboard.press("ArrowDown")
     keyboard.press(" ")
     until(page, "window.sound?.currentTime > 0")
-    for name in ("#play", "#zoom-out", "#zoom-fit", "#zoom-in"):
+    for name in ("#play", "#speed", "#skip", "#zoom-out", "#zoom-fit", "#zoom-in", "#edit"):
         keyboard.press("Tab")
         expect(page.locator(name)).to_be_focused()
     keyboard.press("Tab")
