@@ -35,6 +35,7 @@ BENCHMARKS = {
     "voiceprints": (["voiceprints.py"], ["--voices", "20000", "--queries", "100"]),
     "serving": (["serving.py"], ["--seconds", "10", "--rounds", "1"]),
     "serving_faults": (["serving_faults.py"], ["--seconds", "20"]),
+    "serving_tenants": (["serving_tenants.py"], ["--seconds", "20"]),
     "evaluation": (["evaluation.py"], ["--recordings", "12"]),
     "kills": (["kills.py"], ["--quick"]),
     "training": (["training.py"], ["--quick"]),

@@ -816,6 +816,35 @@ def test_an_upload_replaces_an_older_one_when_it_is_whole(database, clock):
     assert records.get("ann", "talk").upload_id == new.upload_id
 
 
+def test_uploads_of_one_client_are_so_many_bytes(database, clock):
+    records = MediaRecords(database, media_hours=1.0, clock=clock)
+
+    def open_upload(owner, announced):
+        return records.open_upload(owner, "talk", str, announced, max_stored=1000)
+
+    first = open_upload("ann", 600)
+    with pytest.raises(QueueFull, match="delete some") as refusal:
+        open_upload("ann", 600)
+    assert refusal.value.retry_after == 3600.0
+    open_upload("bob", 600)
+    records.finish_upload(first.upload_id, 300)
+    assert records.stored_bytes("ann") == 300
+    open_upload("ann", 600)
+
+
+def test_an_upload_does_not_expire_while_a_job_needs_it(database, store, clock):
+    records = MediaRecords(database, media_hours=1.0, clock=clock)
+    record = records.open_upload("ann", "talk", str)
+    records.finish_upload(record.upload_id, 5, 1.5)
+    add(store)  # about media://talk
+    clock.now += 7200
+    assert records.expired() == []
+    assert records.get("ann", "talk").seconds == 1.5
+    store.succeed(store.claim("worker", 30.0), {})
+    assert [one.upload_id for one in records.expired()] == [record.upload_id]
+    assert records.get("ann", "talk") is None
+
+
 def test_uploads_are_named_for_deletion_until_they_are_deleted(database, clock):
     records = MediaRecords(database, media_hours=1.0, clock=clock)
     old = records.open_upload("ann", "talk", lambda upload_id: upload_id)

@@ -147,7 +147,7 @@ class MediaRecords:
     def stored_bytes(self, owner: str) -> int:
         """Bytes of an owner's uploads, with what those under way announced."""
         with self._database.read() as connection:
-            return connection.execute(_STORED, {"client": owner}).one()[0]
+            return int(connection.execute(_STORED, {"client": owner}).one()[0])
 
     def finish_upload(
         self, upload_id: str, num_bytes: int, seconds: float | None = None
@@ -217,6 +217,7 @@ def _check_stored(
     connection: sa.Connection, owner: str, more: int, most: float, now: float
 ) -> None:
     stored, expires_at = connection.execute(_STORED, {"client": owner}).one()
+    stored = int(stored)  # PostgreSQL's sum is a decimal number
     if stored + more <= most:
         return
     wait = max(1.0, (expires_at or now) - now)

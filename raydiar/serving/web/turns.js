@@ -3,14 +3,13 @@
  * leaves the old one as it is, so that undoing is taking the old one again.
  */
 
-export const SHORTEST = 0.05; // seconds of a turn
+export const SHORTEST = 0.05; // seconds of a turn that a person makes
 
-/** In order, none too short, and of one speaker none that overlap. */
+/** In order, and of one speaker none that overlap. */
 function tidy(turns) {
   const last = new Map(); // of each speaker
   const kept = [];
   for (const turn of [...turns].sort((a, b) => a.start - b.start || a.end - b.end)) {
-    if (turn.end - turn.start < SHORTEST) continue;
     const at = last.get(turn.speaker);
     if (at !== undefined && kept[at].end >= turn.start) {
       if (turn.end > kept[at].end) kept[at] = { ...changed(kept[at]), end: turn.end };
