@@ -53,6 +53,16 @@ export class Corrections {
     this.#set({ ...this.now, ...news });
   }
 
+  /** Names that this browser keeps, until something else is saved with them. */
+  keepNames(names) {
+    this.machine = this.now = this.saved = { ...this.machine, names };
+  }
+
+  /** Whether nothing was ever saved or changed. */
+  get pristine() {
+    return this.version === 0 && this.done.length === 0 && this.undone.length === 0;
+  }
+
   undo() {
     if (!this.done.length) return;
     this.undone.push(this.now);

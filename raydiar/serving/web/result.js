@@ -72,7 +72,10 @@ byId("more").addEventListener("change", async () => {
   byId("more").value = "";
   const { job, corrections } = shown;
   try {
-    if (Object.keys(job.names).length) corrections.change({ names: job.names });
+    // the server makes the file of what it has
+    if (corrections.pristine && Object.keys(job.names).length) {
+      corrections.change({ names: { ...job.names } });
+    }
     await corrections.save();
     const [ending, text, type] = await fetchExport(job, form);
     save(job.name, ending, text, type);
@@ -348,9 +351,10 @@ function rename(index, text) {
     return nameOf(index);
   }
   job.names = { ...job.names, [label]: name };
-  if (shown.corrections.version || shown.corrections.done.length) {
-    shown.corrections.change({ names: job.names }); // beside the turns, on the server
-  } else remember(job.id, { names: job.names });
+  remember(job.id, { names: job.names });
+  const { corrections } = shown;
+  if (corrections.pristine) corrections.keepNames(job.names);
+  else corrections.change({ names: job.names }); // beside the turns, on the server
   timeline.rename();
   byId("now").textContent = speakingAt(player.time);
   return name;
