@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -400,3 +401,13 @@ def shared_and_own(pid: int) -> int:
     """Bytes of a process, with what it shares."""
     with open(f"/proc/{pid}/status") as status:
         return next(1024 * int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+
+
+def test_a_decoder_has_so_much_memory_and_so_many_files(talk):
+    with IsolatedDecoder() as decoder:
+        decoder.probe(str(talk))
+        limits = Path(f"/proc/{decoder.pid}/limits").read_text().splitlines()
+    found = {line[:26].strip(): line[26:].split()[0] for line in limits}
+    assert found["Max data size"] == str(4 * 2**30)
+    assert found["Max open files"] == "256"
+    assert found["Max core file size"] == "0"
