@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -133,13 +134,7 @@ class GrowingCluster:
 
     def close(self) -> None:
         """End every process of the cluster, and nothing else."""
-        for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGKILL):
-            for pid in self._processes():
-                with suppress(ProcessLookupError):
-                    os.kill(pid, number)
-            deadline = time.monotonic() + 5
-            while self._processes() and time.monotonic() < deadline:
-                time.sleep(0.1)
+        end_all(self._processes)
         shutil.rmtree(self._home, ignore_errors=True)
 
 
@@ -178,3 +173,86 @@ def _name(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode()
     except OSError:
         return ""
+
+
+class JobCluster:
+    """One node with a dashboard that takes jobs, as `ray job submit` wants it.
+
+    Attributes
+    ----------
+    environment : dict
+        With which a client's processes are allowed in.
+    """
+
+    def __init__(self, num_cpus: int):
+        self._home = Path(tempfile.mkdtemp(prefix="rj-", dir="/tmp"))
+        self._mark = self._home.name
+        gcs, dashboard, client = free_ports(3)
+        self.dashboard = f"http://127.0.0.1:{dashboard}"
+        self.environment = {
+            **os.environ,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            _MARK: self._mark,
+        }
+        self.environment.pop("RAY_ADDRESS", None)
+        command = [*RAY, "start", "--head", f"--num-cpus={num_cpus}", "--disable-usage-stats"]
+        command += ["--node-ip-address=127.0.0.1", f"--port={gcs}", f"--temp-dir={self._home}"]
+        command += [f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
+        command += ["--dashboard-agent-listen-port=0", "--dashboard-agent-grpc-port=0"]
+        command += ["--min-worker-port=0", "--max-worker-port=0", "--object-store-memory=100000000"]
+        started = subprocess.run(command, env=self.environment, capture_output=True, text=True)
+        if started.returncode:
+            self.close()
+            raise AssertionError(started.stdout + started.stderr)
+
+    def submit(self, *command: str) -> subprocess.Popen:
+        """`ray job submit` of a Python script of this repository; it waits for the job's end."""
+        root = Path(__file__).resolve().parents[1]
+        submit = [*RAY, "job", "submit", f"--address={self.dashboard}", "--working-dir", "."]
+        return subprocess.Popen(
+            [*submit, "--", sys.executable, *map(str, command)],
+            cwd=root,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def processes(self) -> list[int]:
+        return processes_with(f"{_MARK}={self._mark}")
+
+    def driver_of(self, *arguments: str) -> int | None:
+        """Process id of the job's script with these arguments, if it runs."""
+        for pid in self.processes():
+            with suppress(OSError):
+                command = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+                if command[1].endswith(".py") and set(arguments) <= set(command[2:]):
+                    return pid
+        return None
+
+    def close(self) -> None:
+        """End every process of the cluster, and nothing else."""
+        end_all(self.processes)
+        shutil.rmtree(self._home, ignore_errors=True)
+
+
+@contextmanager
+def job_cluster(num_cpus: int):
+    cluster = JobCluster(num_cpus)
+    try:
+        yield cluster
+    finally:
+        cluster.close()
+
+
+def end_all(processes) -> None:
+    """End what a function lists, until it lists nothing."""
+    for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGKILL):
+        for pid in processes():
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+        deadline = time.monotonic() + 5
+        while processes() and time.monotonic() < deadline:
+            time.sleep(0.1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -10,7 +11,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperCommand
 
-from raydiar.errors import RaydiarError
+from raydiar.errors import ConfigError, RaydiarError
 
 TableOption = Annotated[
     str | None,
@@ -198,6 +199,71 @@ def compact(
         f"{done.num_rows:,} rows in {done.num_files:,} files (before: "
         f"{done.num_files_before:,}){removed}"
     )
+
+
+@app.command()
+def simulate(
+    output: Annotated[str, typer.Option(help="Folder or URI of the corpus, new or to go on.")],
+    voices: Annotated[
+        str,
+        typer.Option(
+            help="Folder with a folder of utterances for each person, or a table with the columns "
+            "speaker, and uri or path."
+        ),
+    ],
+    structures: Annotated[
+        str, typer.Option(help="RTTM whose turns are spoken: folder, glob or file.")
+    ],
+    number: Annotated[int, typer.Option(help="Conversations.", min=1)] = 1000,
+    rooms: Annotated[str | None, typer.Option(help="Folder or glob of impulse responses.")] = None,
+    noises: Annotated[str | None, typer.Option(help="Folder or glob of background sound.")] = None,
+    duration: Annotated[str, typer.Option(help="Seconds of a conversation: 60-120.")] = "60-120",
+    speakers: Annotated[str, typer.Option(help="People in a conversation: 2-4.")] = "2-4",
+    snr: Annotated[str, typer.Option(help="Of voices to noise, in dB: 5-25.")] = "5-25",
+    reverb_probability: Annotated[float, typer.Option(min=0.0, max=1.0)] = 0.8,
+    noise_probability: Annotated[float, typer.Option(min=0.0, max=1.0)] = 1.0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    shards: Annotated[
+        bool, typer.Option("--shards", help="Tar shards, not a file a conversation.")
+    ] = False,
+    per_block: Annotated[
+        int, typer.Option(help="Conversations of one task, and in one shard.", min=1)
+    ] = 20,
+) -> None:
+    """Write conversations made of other recordings: audio, RTTM, and a manifest to train on.
+
+    The turns are those of real conversations, the voices are other people's. Run again, it makes
+    what is missing.
+    """
+    from raydiar.corpus.job.simulating import Simulation, simulate_corpus
+    from raydiar.simulation import SimulationParameters
+
+    with _told_in_one_line():
+        parameters = SimulationParameters(
+            duration=_range("--duration", duration, float),
+            speakers=_range("--speakers", speakers, int),
+            snr=_range("--snr", snr, float),
+            reverb_probability=reverb_probability,
+            noise_probability=noise_probability,
+        )
+        simulation = Simulation(
+            voices, structures, rooms, noises, number, seed, parameters, per_block, shards
+        )
+        made = simulate_corpus(simulation, output, lambda line: typer.echo(line, err=True))
+    typer.echo(
+        f"{made.num_conversations:,} conversations, {made.hours:.1f} h, in {made.manifest} "
+        f"({made.num_new:,} of them new, in {made.seconds_taken:.0f} s)"
+    )
+
+
+def _range(option: str, text: str, kind: type) -> tuple:
+    """Least and greatest of a range such as 60-120, or of one number."""
+    match = re.fullmatch(r"(-?[\d.]+)(?:-(-?[\d.]+))?", text.strip())
+    try:
+        low = kind(match[1])
+        return low, kind(match[2]) if match[2] else low
+    except (TypeError, ValueError):
+        raise ConfigError(f"{option} is a range such as 2-4, or one number, not {text!r}") from None
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """Training and fine-tuning: from labelled recordings to a network that a pipeline takes.
 
 - `manifest`, `index`, `check`: what to learn from, and what is wrong with it.
-- `labels`, `sources`, `loader`, `augmentation`: windows with their labels, by number.
+- `labels`, `sources`, `shards`, `loader`, `augmentation`: windows with their labels, by number.
 - `tasks`, `speakers`, `losses`, `metrics`: what is learnt, and how wrong it still is.
 - `config`, `recipe`, `parameters`: everything that decides a run.
 - `module`, `run`, `folder`, `starting`: the loop, its checkpoints, and going on from them.

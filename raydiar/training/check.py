@@ -12,6 +12,7 @@ import numpy as np
 from raydiar.audio import SAMPLE_RATE, decode
 from raydiar.errors import RaydiarError
 from raydiar.training.manifest import LabelledRecording, read_any
+from raydiar.training.shards import opened
 
 _CLOSE = 0.05  # s, by which labels may end later than the audio: rounding of label files
 
@@ -96,7 +97,8 @@ def _problems_of_labels(
 def _problem_of_audio(recording: LabelledRecording) -> str | None:
     name = recording.recording_id
     try:
-        samples = decode(recording.uri, channel=recording.channel)
+        with opened(recording.uri, recording.place) as source:
+            samples = decode(source, channel=recording.channel)
     except RaydiarError as error:
         return f"{name}: {error}"
     except OSError as error:

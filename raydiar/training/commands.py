@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 import typer
@@ -47,6 +47,20 @@ _Rate = Annotated[float | None, typer.Option("--learning-rate")]
 _Duration = Annotated[float | None, typer.Option("--duration", help="Seconds of a window.")]
 _Device = Annotated[str, typer.Option("--device", help="auto, cuda or cpu.")]
 _Seed = Annotated[int | None, typer.Option("--seed")]
+_Tune = Annotated[
+    int | None,
+    typer.Option(
+        "--tune", min=1, help="Try so many values by Ray Tune, and keep the best; needs --validate."
+    ),
+]
+_TuneOver = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tune-over",
+        help="What to try: learning_rate=1e-5:1e-3, margin=5:30, clustering.threshold=0.4:0.9 or "
+        "batch_size=16,32; may be repeated. Learning rate (and margin) by default.",
+    ),
+]
 _Rooms = Annotated[
     str | None, typer.Option("--rooms", help="Folder or glob of impulse responses to train in.")
 ]
@@ -58,7 +72,9 @@ _Recipe = Annotated[
 ]
 _Set = Annotated[
     list[str] | None,
-    typer.Option("--set", help="As ema=0.999 or freeze=[sincnet]; may be repeated."),
+    typer.Option(
+        "--set", help="As ema=0.999, freeze=[sincnet] or augmentation.mix=0.3; may be repeated."
+    ),
 ]
 
 
@@ -91,6 +107,8 @@ def segmentation(
     seed: _Seed = None,
     recipe: _Recipe = None,
     settings: _Set = None,
+    tune: _Tune = None,
+    tune_over: _TuneOver = None,
 ) -> None:
     """Train a network that tells who of a window's speakers is active, from labelled MANIFEST.
 
@@ -111,6 +129,8 @@ def segmentation(
         _given(rooms=rooms, noises=noises),
         _given(max_steps=max_steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed),
         settings,
+        tune,
+        tune_over,
     )
 
 
@@ -141,6 +161,8 @@ def embedding(
     seed: _Seed = None,
     recipe: _Recipe = None,
     settings: _Set = None,
+    tune: _Tune = None,
+    tune_over: _TuneOver = None,
 ) -> None:
     """Train a network that tells voices apart, from MANIFEST whose labels name persons.
 
@@ -160,6 +182,8 @@ def embedding(
         _given(rooms=rooms, noises=noises),
         _given(max_steps=max_steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed),
         settings,
+        tune,
+        tune_over,
     )
 
 
@@ -237,6 +261,27 @@ def _described(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _trials(folder: str) -> str:
+    """A line for each trial, the best marked."""
+    from raydiar.training.folder import TUNED, RunFolder
+
+    tuned = RunFolder(folder).read_json(TUNED)
+    lines = []
+    for row in tuned["trials"]:
+        values = {name: one for name, one in row.items() if name not in ("trial", "step")}
+        told = ", ".join(
+            f"{name.removeprefix('val_')} {value:.4g}"
+            if isinstance(value, float)
+            else f"{name} -"
+            if value is None
+            else f"{name} {value}"
+            for name, value in values.items()
+        )
+        mark = "  <- best" if row["trial"] == tuned["best"] else ""
+        lines.append(f"trial {row['trial']}: {told} after {row['step']} steps{mark}")
+    return "\n".join(lines)
+
+
 def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
@@ -255,13 +300,23 @@ def _train(
     augmentation,
     training,
     settings,
+    tune,
+    tune_over,
 ) -> None:
     from raydiar.training.folder import RunFolder
     from raydiar.training.recipe import Recipe
     from raydiar.training.starting import start
 
     with _told_in_one_line():
-        training |= _settings(settings or [])
+        chosen = _settings(settings or [])
+        strange = [
+            n for n in chosen if "." in n and n.partition(".")[0] not in ("task", "augmentation")
+        ]
+        if strange:
+            raise ConfigError(f"--set {strange[0]}: parts are `task` and `augmentation`")
+        training |= {name: value for name, value in chosen.items() if "." not in name}
+        task |= _of("task", chosen)
+        augmentation |= _of("augmentation", chosen)
         overrides: dict[str, Any] = {"kind": kind, "manifest": manifest}
         overrides |= _given(validate=validate)
         if start_from is not None:
@@ -284,23 +339,51 @@ def _train(
                 {**overrides, "task": task, "augmentation": augmentation, "training": training}
             )
         begun = time.monotonic()
-        found = start(made, into, workers=_workers(workers), device=device)
+        if tune_over and tune is None:
+            raise ConfigError("--tune-over says what to try: say how often by --tune")
+        found = start(
+            made,
+            into,
+            workers=_workers(workers),
+            device=device,
+            trials=tune,
+            tune_over=tune_over or (),
+        )
     typer.echo(_described(found))
+    if tune is not None:
+        typer.echo(_trials(into))
     typer.echo(f"took {time.monotonic() - begun:.0f} s")
     if RunFolder(into).folder.exists("best.safetensors"):
         typer.echo(f"use it: raydiar train export {into} --into {kind}-model")
 
 
 def _settings(settings: list[str]) -> dict[str, Any]:
+    """From `ema=0.999` to values by their names."""
     import yaml
 
     chosen = {}
     for setting in settings:
-        name, separator, value = setting.partition("=")
-        if not separator:
+        name, separator, text = (part.strip() for part in setting.partition("="))
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            separator = ""
+        if not separator or not name:
             raise ConfigError(f"--set takes name=value, not {setting!r}")
-        chosen[name] = yaml.safe_load(value)
+        if isinstance(value, str):
+            with suppress(ValueError):
+                value = float(value)  # 1e-3, which is text to YAML
+        chosen[name] = value
     return chosen
+
+
+def _of(group: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of one part of a recipe, as `task.max_speakers_per_chunk`, without its name."""
+    return {
+        name.partition(".")[2]: value
+        for name, value in settings.items()
+        if name.partition(".")[0] == group and "." in name
+    }
 
 
 def _workers(text: str | None) -> int | tuple[int, int] | None:
@@ -316,6 +399,11 @@ def main(kind: str, arguments: list[str]) -> None:
     """What `jobs/train_*.py` run: a command, on Ray unless told otherwise."""
     import typer.main
 
+    arguments = [
+        part
+        for one in arguments
+        for part in (one.split("=", 1) if one.startswith("--manifest=") else [one])
+    ]
     if "--manifest" in arguments:
         at = arguments.index("--manifest")
         arguments = [*arguments[at + 1 : at + 2], *arguments[:at], *arguments[at + 2 :]]

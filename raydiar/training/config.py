@@ -75,13 +75,25 @@ class TrainingConfig:
     num_threads: int = 2
 
     def __post_init__(self):
-        object.__setattr__(self, "freeze", tuple(self.freeze))
+        named = [self.freeze] if isinstance(self.freeze, str) else self.freeze or ()
+        object.__setattr__(self, "freeze", tuple(named))
+        for name in ("learning_rate", "weight_decay", "layer_decay", "gradient_clip", "ema"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+                raise ConfigError(f"{name} is a number, not {value!r}")
+        if self.weight_decay < 0 or self.gradient_clip < 0:
+            raise ConfigError("weight_decay and gradient_clip are 0 or more")
+        rates = self.learning_rates or {}
+        if not isinstance(rates, dict) or not all(
+            isinstance(r, int | float) for r in rates.values()
+        ):
+            raise ConfigError(f"learning_rates are numbers by part of the network, not {rates!r}")
         least = {"max_steps": 1, "batch_size": 1, "accumulate": 1, "keep": 1, "num_threads": 1}
         least |= {"checkpoint_every": 1, "validate_every": 1, "log_every": 1, "patience": 0}
         least |= {"warmup_steps": 0, "unfreeze_every": 0}
         for name, lowest in least.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or value < lowest:
+            if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
                 raise ConfigError(f"{name} is a whole number from {lowest}, not {value!r}")
         if not 0 < self.learning_rate < math.inf:
             raise ConfigError(f"learning_rate must be positive, not {self.learning_rate!r}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from torch import nn
 
 from raydiar.errors import ConfigError, TrainingError
 from raydiar.models.writing import write_checkpoint
-from raydiar.training.folder import BEST, RunFolder
+from raydiar.training.folder import BEST, TUNED, RunFolder
 
 FORMATS = ("raydiar", "pyannote", "onnx")
 HEADER = "raydiar"
@@ -76,7 +77,8 @@ def export(run: str | os.PathLike, form: str, into: str | os.PathLike) -> Path:
     model = load_trained(run)
     into = Path(into)
     if form == "raydiar":
-        return write_folder(model, into)
+        tuned = RunFolder(os.fspath(run)).read_json(TUNED) or {}
+        return write_folder(model, into, tuned.get("parameters"))
     if form == "pyannote":
         path = into if into.suffix in (".bin", ".ckpt", ".pt") else into / "pytorch_model.bin"
         return write_pyannote(model, path)
@@ -105,8 +107,13 @@ def load_trained(run: str | os.PathLike) -> nn.Module:
 # -- raydiar -----------------------------------------------------------------------------------
 
 
-def write_folder(model: nn.Module, into: Path) -> Path:
-    """A pipeline's folder around a network; the other network is the embedded default's."""
+def write_folder(
+    model: nn.Module, into: Path, parameters: Mapping[str, Mapping[str, Any]] | None = None
+) -> Path:
+    """A pipeline's folder around a network; the other network is the embedded default's.
+
+    `parameters` of the pipeline, as pyannote nests them, are the default's but for those given.
+    """
     import yaml
 
     from raydiar.pipelines.config import DEFAULT
@@ -117,7 +124,11 @@ def write_folder(model: nn.Module, into: Path) -> Path:
     (into / kind / "model.json").write_text(json.dumps(describe(model), indent=2) + "\n")
     uris = {"segmentation": DEFAULT.segmentation.uri, "embedding": DEFAULT.embedding.uri}
     uris[kind] = f"$model/{kind}/model.safetensors"
-    clustering = asdict(DEFAULT.clustering)
+    # asked of the pipeline first, so that a name it does not have is refused
+    DEFAULT.with_parameters(parameters or {})
+    chosen = {"clustering": asdict(DEFAULT.clustering), "segmentation": {"min_duration_off": 0.0}}
+    for group, values in (parameters or {}).items():
+        chosen[group] |= values
     config = {
         "pipeline": {
             "name": "pyannote.audio.pipelines.SpeakerDiarization",
@@ -127,7 +138,7 @@ def write_folder(model: nn.Module, into: Path) -> Path:
                 "embedding_exclude_overlap": True,
             },
         },
-        "params": {"clustering": clustering, "segmentation": {"min_duration_off": 0.0}},
+        "params": chosen,
     }
     (into / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     return into

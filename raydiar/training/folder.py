@@ -23,9 +23,11 @@ from typing import Any
 
 from raydiar.errors import TrainingError
 from raydiar.storage.folder import Folder
+from raydiar.storage.lock import check_lock
 
 _CHECKPOINT = re.compile(r"step-(\d{9})\.ckpt")
 BEST = "best.safetensors"
+TUNED = "tuned.json"
 # what may change between the parts of one run
 _MAY_CHANGE = {"max_steps", "checkpoint_every", "validate_every", "log_every", "keep"}
 _MAY_CHANGE |= {"num_threads", "patience"}
@@ -33,13 +35,33 @@ _MAY_CHANGE |= {"num_threads", "patience"}
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Folder of a training run, by path or URI."""
+    """Folder of a training run, by path or URI.
+
+    Attributes
+    ----------
+    uri : str
+    holder : str or None
+        What the folder's lock must name for anything to be written.
+    """
 
     uri: str
+    holder: str | None = None
 
     @property
     def folder(self) -> Folder:
         return Folder(self.uri)
+
+    def publish(self, name: str, data: bytes) -> None:
+        """Write a file, whole or not at all.
+
+        Raises
+        ------
+        OutputError
+            If another run has taken the folder over.
+        """
+        if self.holder is not None:
+            check_lock(self.folder, self.holder)
+        self.folder.publish(name, data)
 
     # -- what it is ----------------------------------------------------------------------------
 
@@ -53,7 +75,7 @@ class RunFolder:
         """
         known = self.read_json("run.json")
         if known is None:
-            self.folder.publish("run.json", json.dumps(about, indent=2).encode())
+            self.publish("run.json", json.dumps(about, indent=2).encode())
             return
         about = json.loads(json.dumps(about))
         before, now = dict(known["config"]), dict(about["config"])
@@ -70,7 +92,7 @@ class RunFolder:
             raise TrainingError(
                 f"{self.uri} holds another run ({listed}): take another folder, or the same options"
             )
-        self.folder.publish("run.json", json.dumps({**known, **about}, indent=2).encode())
+        self.publish("run.json", json.dumps({**known, **about}, indent=2).encode())
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         try:
@@ -99,7 +121,7 @@ class RunFolder:
         return step, path
 
     def publish_checkpoint(self, step: int, path: str | Path, keep: int) -> None:
-        self.folder.publish(f"checkpoints/step-{step:09d}.ckpt", Path(path).read_bytes())
+        self.publish(f"checkpoints/step-{step:09d}.ckpt", Path(path).read_bytes())
         for name in list(self.checkpoints().values())[:-keep]:
             self.folder.fs.rm_file(self.folder.path(name))
 
@@ -120,10 +142,10 @@ class RunFolder:
         writer = csv.DictWriter(sink, columns)
         writer.writeheader()
         writer.writerows(rows)
-        self.folder.publish(f"{name}.csv", sink.getvalue().encode())
+        self.publish(f"{name}.csv", sink.getvalue().encode())
 
     def publish_best(self, data: bytes) -> None:
-        self.folder.publish(BEST, data)
+        self.publish(BEST, data)
 
     def status(self) -> dict[str, Any]:
         """How far the run is.

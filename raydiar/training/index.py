@@ -20,6 +20,7 @@ import pyarrow as pa
 from raydiar.errors import ManifestError
 from raydiar.training.labels import FrameGrid, frame_labels
 from raydiar.training.manifest import LabelledRecording, read_any
+from raydiar.training.shards import Place
 
 _BATCH_TURNS = 1 << 18
 _FILES = ("recordings", "regions", "turns", "speakers")
@@ -110,6 +111,8 @@ class _Builder:
                 "recording_id": recording.recording_id,
                 "uri": recording.uri,
                 "channel": recording.channel,
+                "offset": recording.place and recording.place[0],
+                "num_bytes": recording.place and recording.place[1],
                 "seconds": recording.duration,
                 "first_turn": first,
                 "last_turn": self.num_turns,
@@ -223,6 +226,15 @@ class TrainingIndex:
 
     def channel(self, recording: int) -> int | None:
         return self.recordings.column("channel")[recording].as_py()
+
+    def place(self, recording: int) -> Place | None:
+        """Where in its shard a recording lies; None for a file of its own."""
+        if "offset" not in self.recordings.column_names:
+            return None
+        offset, size = (
+            self.recordings.column(name)[recording].as_py() for name in ("offset", "num_bytes")
+        )
+        return None if offset is None else (offset, size)
 
     def turns(self, recording: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(num_turns,) start, end (s) and speaker of a recording's turns, by start."""

@@ -22,6 +22,7 @@ import numpy as np
 from raydiar.audio import probe
 from raydiar.errors import ManifestError, RaydiarError
 from raydiar.storage.tables import open_table
+from raydiar.training.shards import Place, opened, place_of
 
 KNOWN = ("uri", "rttm", "uem", "recording_id", "start", "duration", "channel", "seconds")
 
@@ -40,6 +41,8 @@ class LabelledRecording:
     duration : float or None, seconds
         Of the file; None if its header could not be read, with the reason in `problem`.
     channel : int or None
+    place : (int, int) or None
+        Offset and length in bytes, of a recording in a tar shard.
     carried : dict
         Other columns of the manifest.
     """
@@ -52,6 +55,7 @@ class LabelledRecording:
     regions: list[tuple[float, float]]
     duration: float | None
     channel: int | None = None
+    place: Place | None = None
     carried: dict[str, Any] = field(default_factory=dict)
     problem: str | None = None
 
@@ -88,7 +92,8 @@ def read_protocol(protocol, subset: str = "train") -> Iterator[LabelledRecording
         annotation = file["annotation"]
         tracks = [(s.start, s.end, str(label)) for s, _, label in annotation.itertracks(True)]
         uri = str(file["audio"])
-        duration, problem = _length(uri)
+        place = place_of(uri)
+        duration, problem = _length(uri, place)
         annotated = file.get("annotated") if hasattr(file, "get") else file["annotated"]
         regions = [(s.start, s.end) for s in annotated] if annotated else [(0.0, duration or 0.0)]
         carried = {
@@ -105,6 +110,7 @@ def read_protocol(protocol, subset: str = "train") -> Iterator[LabelledRecording
             regions,
             duration,
             None,
+            place,
             carried,
             problem,
         )
@@ -155,7 +161,8 @@ def _labelled(row: dict) -> LabelledRecording:
     stem = PurePosixPath(uri.partition("?")[0]).name
     stem = stem[: -len(PurePosixPath(stem).suffix)] if PurePosixPath(stem).suffix else stem
     turns = _pick(read_turns(row["rttm"]), row["rttm"], wanted, stem)
-    duration, problem = (row["seconds"], None) if row["seconds"] else _length(uri)
+    place = place_of(uri)
+    duration, problem = (row["seconds"], None) if row["seconds"] else _length(uri, place)
     start = row["start"] or 0.0
     end = start + row["duration"] if row["duration"] else (duration or np.inf)
     if row["uem"]:
@@ -172,15 +179,17 @@ def _labelled(row: dict) -> LabelledRecording:
         regions,
         duration,
         row["channel"],
+        place,
         row["carried"],
         problem,
     )
 
 
-def _length(uri: str) -> tuple[float | None, str | None]:
-    """Seconds of a file by its header, or why they are not known."""
+def _length(uri: str, place: Place | None) -> tuple[float | None, str | None]:
+    """Seconds of a recording by its header, or why they are not known."""
     try:
-        duration = probe(uri).duration
+        with opened(uri, place) as source:
+            duration = probe(source).duration
     except RaydiarError as error:
         return None, str(error)
     if duration is None:

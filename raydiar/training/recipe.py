@@ -156,6 +156,14 @@ class Recipe:
             )
         return task
 
+    def monitor(self) -> tuple[str, str]:
+        """What a validation is judged by, and whether "min" or "max" of it is best."""
+        from raydiar.training.speakers import SpeakerEmbedding
+        from raydiar.training.tasks import SpeakerDiarization
+
+        task = SpeakerDiarization if self.kind == "segmentation" else SpeakerEmbedding
+        return task.monitor, task.mode
+
     def about(self) -> dict[str, Any]:
         """What the folder of a run shall say of it."""
         told = asdict(self)

@@ -70,6 +70,7 @@ def train(
     on_step: Callable[[int, dict[str, float]], None] | None = None,
     quiet: bool = False,
     about: dict[str, Any] | None = None,
+    holder: str | None = None,
 ) -> Outcome:
     """Train a network, or go on where the folder's newest checkpoint stands.
 
@@ -94,6 +95,9 @@ def train(
         Print nothing.
     about : dict, optional
         What else the folder shall say of the run; `data` is compared when a run goes on.
+    holder : str, optional
+        Name under which the folder's lock is held: nothing is published once it names another, as
+        when workers outlive their driver and the run was started again.
 
     Returns
     -------
@@ -114,7 +118,7 @@ def train(
         )
     task.setup()
     module = TrainingModule(model, task, config)
-    run = RunFolder(os.fspath(folder))
+    run = RunFolder(os.fspath(folder), holder)
     if rank == 0:
         run.begin(_about(module, about))
     with temporary_folder() as scratch:
@@ -361,7 +365,7 @@ class _Control(L.Callback):
         if self._board is not None:
             self._board.close()
         end = {"finished": True, "step": self.step, "stopped_early": self.stopped_early}
-        self.run.folder.publish("end.json", json.dumps(end).encode())
+        self.run.publish("end.json", json.dumps(end).encode())
 
     def outcome(self) -> Outcome:
         spent = max(time.perf_counter() - self._begun, 1e-9)

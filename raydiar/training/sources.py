@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -25,8 +25,10 @@ from raydiar.errors import (
 )
 from raydiar.training.example import Example
 from raydiar.training.index import TrainingIndex, balance_groups, windows_of
+from raydiar.training.shards import opened
 
 _REDRAWS = 20
+_UNREADABLE = (AudioDecodeError, AudioNotFound, InvalidSamples)
 
 
 class Source(Protocol):
@@ -36,15 +38,17 @@ class Source(Protocol):
         """The sample of this number."""
 
 
-def read_window(uri: str, start: float, duration: float, channel: int | None) -> np.ndarray:
+def read_window(index: TrainingIndex, recording: int, start: float, duration: float) -> np.ndarray:
     """(num_samples,) int16 of exactly `duration` s; a few samples may be padded at a file's end.
 
     Storage that does not answer is asked three more times, after 1, 4 and 16 s.
     """
     num_samples = round(duration * SAMPLE_RATE)
+    uri, channel, place = index.uri(recording), index.channel(recording), index.place(recording)
     for pause in (1.0, 4.0, 16.0, None):
         try:
-            samples = decode(uri, start=start, duration=duration + 0.001, channel=channel)
+            with opened(uri, place) as source:
+                samples = decode(source, start=start, duration=duration + 0.001, channel=channel)
             break
         except StorageUnavailable:
             if pause is None:
@@ -53,6 +57,38 @@ def read_window(uri: str, start: float, duration: float, channel: int | None) ->
     samples = samples[:num_samples]
     missing = num_samples - len(samples)
     return np.pad(samples, (0, missing)) if missing else samples
+
+
+def readable(draw: Callable[[int], tuple[str, Callable]], failures: dict[str, str]) -> Example:
+    """The first of several draws that can be read.
+
+    A recording that cannot be read costs its window, not the run: another is drawn.
+
+    Parameters
+    ----------
+    draw : callable
+        Takes the number of the attempt; gives the URI of what is drawn, and how to read it.
+    failures : dict
+        URIs that are known to be unreadable, with the reason; what is found is added.
+
+    Raises
+    ------
+    TrainingError
+        If a whole row of draws cannot be read.
+    """
+    for attempt in range(_REDRAWS):
+        uri, read = draw(attempt)
+        if uri in failures:
+            continue
+        try:
+            return read()
+        except _UNREADABLE as error:
+            failures[uri] = str(error)
+            print(f"raydiar: not learnt from: {error}", file=sys.stderr)
+    raise TrainingError(
+        f"{_REDRAWS} recordings in a row cannot be read, the last: "
+        f"{next(reversed(failures.values()))}; `raydiar train check` lists them all"
+    )
 
 
 class RecordedWindows:
@@ -117,25 +153,14 @@ class RecordedWindows:
         return int(recordings[region]), float(starts[region] + rng.random() * slack)
 
     def example(self, index: int) -> Example:
-        # a recording that cannot be read costs its window, not the run: another is drawn
-        for attempt in range(_REDRAWS):
+        def draw(attempt: int):
             recording, start = self.draw(index, attempt)
-            uri = self.index.uri(recording)
-            if uri in self.failures:
-                continue
-            try:
-                return self.window(recording, start, index)
-            except (AudioDecodeError, AudioNotFound, InvalidSamples) as error:
-                self.failures[uri] = str(error)
-                print(f"raydiar: not learnt from: {error}", file=sys.stderr)
-        raise TrainingError(
-            f"{_REDRAWS} recordings in a row cannot be read, the last: "
-            f"{next(reversed(self.failures.values()))}; `raydiar train check` lists them all"
-        )
+            return self.index.uri(recording), lambda: self.window(recording, start, index)
+
+        return readable(draw, self.failures)
 
     def window(self, recording: int, start: float, index: int = 0) -> Example:
-        uri = self.index.uri(recording)
-        samples = read_window(uri, start, self.duration, self.index.channel(recording))
+        samples = read_window(self.index, recording, start, self.duration)
         starts, ends, speakers = self.index.turns(recording)
         last = int(np.searchsorted(starts, start + self.duration))
         inside = np.flatnonzero(ends[:last] > start)

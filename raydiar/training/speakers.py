@@ -16,7 +16,7 @@ from raydiar.models.specifications import Problem, Resolution, Specifications
 from raydiar.training.example import Example
 from raydiar.training.index import TrainingIndex
 from raydiar.training.losses import AngularMargin
-from raydiar.training.sources import read_window
+from raydiar.training.sources import read_window, readable
 from raydiar.training.tasks import Task
 
 _ANONYMOUS = re.compile(r"(spk|speaker|spkr|s)[_#-]?\d{1,3}", re.IGNORECASE)
@@ -56,6 +56,7 @@ class SpeakerWindows:
         min_turn: float = 0.5,
     ):
         self.index, self.duration, self.seed = index, duration, seed
+        self.failures: dict[str, str] = {}
         self.min_duration, self.batch_size = min_duration or duration, batch_size
         check_labels(index)
         starts, ends, speakers, recordings = _all_turns(index)
@@ -85,23 +86,29 @@ class SpeakerWindows:
     def example(self, index: int) -> Example:
         turn, place = divmod(index, self.num_classes)
         order = np.random.default_rng([self.seed, turn, 19]).permutation(self.num_classes)
-        return self.of_class(int(order[place]), index, self.length(index))
+        number, length = int(order[place]), self.length(index)
 
-    def of_class(self, number: int, index: int, length: float) -> Example:
-        rng = np.random.default_rng([self.seed, index, 23])
+        def draw(attempt: int):
+            rng = np.random.default_rng([self.seed, index, 23, attempt][: 4 if attempt else 3])
+            chosen = self._turn_of(number, rng)
+            uri = self.index.uri(int(self._recordings[chosen]))
+            return uri, lambda: self.stretch(chosen, number, index, length, rng)
+
+        return readable(draw, self.failures)
+
+    def _turn_of(self, number: int, rng: np.random.Generator) -> int:
+        """One of a speaker's turns, in proportion to their lengths."""
         low, high = self._cumulated[self._bounds[number : number + 2]]
         at = low + rng.random() * (high - low)
         turn = int(np.searchsorted(self._cumulated, at, side="right")) - 1
-        turn = int(np.clip(turn, self._bounds[number], self._bounds[number + 1] - 1))
-        return self.stretch(turn, number, index, length, rng)
+        return int(np.clip(turn, self._bounds[number], self._bounds[number + 1] - 1))
 
     def stretch(self, turn: int, number: int, index: int, length: float, rng) -> Example:
         recording = int(self._recordings[turn])
         start, end = float(self._starts[turn]), float(self._ends[turn])
         seconds = min(end - start, length)
         start += rng.random() * (end - start - seconds)
-        uri, channel = self.index.uri(recording), self.index.channel(recording)
-        samples = read_window(uri, start, seconds, channel)
+        samples = read_window(self.index, recording, start, seconds)
         missing = round(length * SAMPLE_RATE) - len(samples)
         before = int(rng.integers(missing + 1)) if missing > 0 else 0
         samples = np.pad(samples, (before, max(0, missing - before)))
@@ -147,8 +154,7 @@ class TrialWindows:
         first = start + part * step
         seconds = min(step, self.duration)
         recording = int(source._recordings[turn])
-        uri, channel = source.index.uri(recording), source.index.channel(recording)
-        samples = read_window(uri, first, seconds, channel)
+        samples = read_window(source.index, recording, first, seconds)
         missing = round(self.duration * SAMPLE_RATE) - len(samples)
         # repeated rather than padded: silence would count as voice
         samples = np.pad(samples, (0, max(0, missing)), mode="wrap")
