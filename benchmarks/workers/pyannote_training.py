@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 
 import lightning
+import soundfile
 import torch
 from pyannote.audio import Model
+from pyannote.audio.core.io import Audio
 from pyannote.audio.tasks import SpeakerDiarization
 from pyannote.core import Annotation, Segment, Timeline
 from pyannote.database.protocol import SpeakerDiarizationProtocol
@@ -38,6 +40,16 @@ class Conversations(SpeakerDiarizationProtocol):
                 "annotated": Timeline([Segment(0, 60)]),
                 "scope": "file",
             }
+
+
+def crop(self, file, segment, **_):
+    """Excerpts of wav files, by soundfile: its torchcodec does not load beside every torch."""
+    first, number = round(segment.start * 16000), round(segment.duration * 16000)
+    samples, rate = soundfile.read(file["audio"], number, first, dtype="float32")
+    return torch.from_numpy(samples)[None], rate
+
+
+Audio.crop = crop
 
 
 class Clock(lightning.Callback):

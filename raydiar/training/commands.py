@@ -232,16 +232,32 @@ def status(
 ) -> None:
     """Tell how far RUN is, and how good."""
     from raydiar.training.folder import RunFolder
+    from raydiar.training.tuning import trials_of
 
     with _told_in_one_line():
-        found = RunFolder(run).status()
-    typer.echo(json.dumps(found, indent=2) if as_json else _described(found))
+        trials = trials_of(run)
+        folder = RunFolder(run)
+        found = None if trials and not folder.folder.exists("run.json") else folder.status()
+    if as_json:
+        told = {**(found or {})}
+        if trials:
+            told["trials"] = [{"trial": one["trial"], **one["status"]} for one in trials]
+        typer.echo(json.dumps(told, indent=2))
+        return
+    for one in trials if found is None else ():
+        typer.echo(f"trial {one['trial']}: {_described(one['status']).splitlines()[0]}")
+    if found is not None:
+        typer.echo(_described(found))
+        if trials:
+            typer.echo(_trials(run))
 
 
 def _described(found: dict[str, Any]) -> str:
     silent = found["silent_for"]
     state = "finished" if found["finished"] else f"last heard of {silent or 0:.0f} s ago"
     lines = [f"{found['task']}: step {found['step']} of {found['max_steps']}, {state}"]
+    if (found["workers"] or 1) > 1:
+        lines.append(f"{found['workers']} workers")
     if found["loss"] is not None:
         lines.append(
             f"loss {found['loss']:.4f}, {found['windows_per_second']:.1f} windows/s, "

@@ -90,7 +90,7 @@ class TrainingConfig:
             raise ConfigError(f"learning_rates are numbers by part of the network, not {rates!r}")
         least = {"max_steps": 1, "batch_size": 1, "accumulate": 1, "keep": 1, "num_threads": 1}
         least |= {"checkpoint_every": 1, "validate_every": 1, "log_every": 1, "patience": 0}
-        least |= {"warmup_steps": 0, "unfreeze_every": 0}
+        least |= {"warmup_steps": 0, "unfreeze_every": 0, "seed": 0}
         for name, lowest in least.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < lowest:

@@ -1,6 +1,7 @@
 """The folder of a run: what it is, how far it is, what it has learnt.
 
     run.json                    configuration, network, data; written once
+    workers.json                how many there are, and from which step on
     log.csv, validation.csv     a row every few steps, a row a validation
     checkpoints/step-*.ckpt     Lightning's, to go on from
     best.safetensors            the best network so far, or the last where nothing is validated
@@ -147,6 +148,11 @@ class RunFolder:
     def publish_best(self, data: bytes) -> None:
         self.publish(BEST, data)
 
+    def publish_workers(self, number: int, first_step: int) -> None:
+        """Tell how many workers there are from a step on."""
+        told = {"workers": number, "first_step": first_step, "since": time.time()}
+        self.publish("workers.json", json.dumps(told).encode())
+
     def status(self) -> dict[str, Any]:
         """How far the run is.
 
@@ -170,6 +176,7 @@ class RunFolder:
             "task": about["task"],
             "step": step,
             "max_steps": about["config"]["max_steps"],
+            "workers": (self.read_json("workers.json") or {}).get("workers"),
             "finished": bool((self.read_json("end.json") or {}).get("finished")),
             "loss": last.get("loss"),
             "windows_per_second": last.get("windows_per_second"),

@@ -23,7 +23,7 @@ from raydiar.errors import ConfigError, RaydiarError, StorageUnavailable, Traini
 from raydiar.storage.folder import Folder
 from raydiar.training.folder import RunFolder
 from raydiar.training.recipe import Recipe
-from raydiar.training.tuning import Range
+from raydiar.training.tuning import Range, give_up
 
 
 def train_on_ray(
@@ -290,6 +290,9 @@ def tune_on_ray(
 ) -> None:
     """Run trials of a recipe by Ray Tune; those that fall behind are stopped (ASHA).
 
+    Where parameters of the pipeline are tried, too, all run to their end: what a pipeline makes of
+    a network is known only then.
+
     Parameters
     ----------
     recipe : Recipe
@@ -314,6 +317,10 @@ def tune_on_ray(
 
     steps = recipe.training.max_steps
     monitor, mode = recipe.monitor()
+    by_pipeline = any("." in one.name for one in space)
+    falling_behind = AsyncHyperBandScheduler(
+        time_attr="step", max_t=steps + 1, grace_period=max(1, steps // 4), reduction_factor=3
+    )
     with connected():
         use_gpu = _use_gpu(device)
         where = Folder(folder)
@@ -336,18 +343,15 @@ def tune_on_ray(
                     metric=monitor,
                     mode=mode,
                     max_concurrent_trials=at_once,
-                    scheduler=AsyncHyperBandScheduler(
-                        time_attr="step",
-                        max_t=steps + 1,
-                        grace_period=max(1, steps // 4),
-                        reduction_factor=3,
-                    ),
+                    scheduler=None if by_pipeline else falling_behind,
                 ),
                 run_config=tune.RunConfig(storage_path=scratch, name="trials", verbose=0),
             )
             results = tuner.fit()
         for error in results.errors:
             raise TrainingError(f"a trial failed: {_said(_cause(error))}")
+        for trial in range(trials):
+            give_up(folder, trial)
 
 
 def _trial(config: dict[str, Any], options: dict[str, Any]) -> None:

@@ -124,6 +124,8 @@ def train(
     with temporary_folder() as scratch:
         resumed = run.newest(scratch)
         first = resumed[0] if resumed else 0
+        if rank == 0:
+            run.publish_workers(num_workers, first)
         control = _Control(run, task, config, first, num_workers, rank, on_step, quiet)
         if first < config.max_steps and not control.was_stopped:
             _fit(module, task, config, control, resumed, device, trainer_options)

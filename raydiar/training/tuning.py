@@ -23,6 +23,7 @@ from raydiar.training.recipe import Recipe
 
 _TRAINING = {one.name for one in fields(TrainingConfig)}
 _LOG = {"learning_rate", "weight_decay"}
+_STOPPED = "stopped.json"
 PIPELINE_ERROR = "val_pipeline_der"
 
 
@@ -146,10 +147,15 @@ def run_trial(
     """
     from raydiar.training.run import train
 
+    where, parameters = trial_folder(folder, trial), pipeline_parameters(values)
+    run = RunFolder(where)
+    if run.folder.exists(_STOPPED) or (_is_finished(run) and not parameters):
+        status = run.status()
+        report(status["step"], status["best_validation"] or {})
+        return
     chosen = with_values(recipe, values)
     model = chosen.model()
     task = chosen.open_task(folder, model)
-    where = trial_folder(folder, trial)
     outcome = train(
         model,
         task,
@@ -160,7 +166,6 @@ def run_trial(
         quiet=True,
         about=chosen.about(),
     )
-    parameters = pipeline_parameters(values)
     numbers = dict(outcome.best or {})
     if parameters:
         from raydiar.training.recipe import open_index
@@ -168,8 +173,19 @@ def run_trial(
         numbers[PIPELINE_ERROR] = pipeline_error(
             model, parameters, open_index(folder, "validation")
         )
-        RunFolder(where).publish("pipeline.json", json.dumps(numbers).encode())
+        run.publish("pipeline.json", json.dumps(numbers).encode())
     report(outcome.steps, numbers)
+
+
+def give_up(folder: str, trial: int) -> None:
+    """Note that a trial was stopped before its end, so that nobody goes on with it."""
+    run = RunFolder(trial_folder(folder, trial))
+    if run.folder.exists("run.json") and not _is_finished(run):
+        run.publish(_STOPPED, b"{}")
+
+
+def _is_finished(run: RunFolder) -> bool:
+    return bool((run.read_json("end.json") or {}).get("finished"))
 
 
 def pipeline_error(model, parameters: Mapping[str, Any], index) -> float:

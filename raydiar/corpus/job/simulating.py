@@ -368,7 +368,12 @@ def _utterance(uri: str) -> np.ndarray:
 def _audio(source: str | None) -> list[str]:
     if source is None:
         return []
-    found = sorted(uri for uri, _ in list_audio(source))
+    found = []
+    try:
+        found = sorted(uri for uri, _ in list_audio(source))
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError):
+            raise storage_error(error, display_name(source)) from error
     if not found:
         raise SimulationError(f"there is no audio in {source}")
     return found
