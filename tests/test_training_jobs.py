@@ -102,19 +102,3 @@ def test_an_embedding_job(cluster, tmp_path):
     )
     assert "SpeakerEmbedding: step 2 of 2, finished" in said
     assert load_trained(folder).dimension == 16
-
-
-def test_a_job_says_what_is_wrong_with_the_recordings(cluster, tmp_path):
-    """And says it once: it would happen again however often it were tried."""
-    manifest = write_conversations(tmp_path / "talks", 1)
-    (tmp_path / "talks/talk0.wav").write_bytes(b"no audio")
-    manifest.write_text("uri,rttm,seconds\ntalk0.wav,talk0.rttm,8\n")
-    job = cluster.submit(
-        *("jobs/train_segmentation.py", "--manifest", str(manifest), "--device", "cpu"),
-        *("--into", str(tmp_path / "run"), "--from", "scratch", "--duration", "2"),
-    )
-    said, _ = job.communicate(timeout=LIMIT)
-    assert job.returncode != 0
-    assert "raydiar: training on Ray failed" not in said
-    assert "recordings in a row cannot be read" in said
-    assert "training goes on" not in said

@@ -4,10 +4,14 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+from training_files import write_conversations
 from training_runs import run_alone, same_run, small_recipe
 
+from raydiar.errors import TrainingError
 from raydiar.training import start
 from raydiar.training.folder import RunFolder
 
@@ -36,6 +40,18 @@ def test_two_workers_of_unequal_shares_train_as_one_process_and_one_may_die(loca
     assert status["finished"]
     assert status["step"] == 12
     same_run(alone, folder)
+
+
+def test_what_would_happen_again_is_not_tried_again(local_ray, tmp_path):
+    """Recordings that cannot be read end the run with what is wrong, at the first try."""
+    manifest = write_conversations(tmp_path, 1)
+    (tmp_path / "talk0.wav").write_bytes(b"no audio")
+    manifest.write_text("uri,rttm,seconds\ntalk0.wav,talk0.rttm,8\n")
+    recipe = replace(small_recipe(tmp_path / "talks"), manifest=str(manifest), validate=None)
+    with pytest.raises(TrainingError, match="recordings in a row cannot be read"):
+        start(recipe, tmp_path / "run", workers=1, device="cpu")
+    [attempt] = (tmp_path / "run/_raydiar/ray").iterdir()
+    assert attempt.name.startswith("train-")
 
 
 def worker_pids() -> list[int]:

@@ -389,6 +389,25 @@ def test_commands_say_in_one_line_what_is_wrong(tmp_path):
             ["segmentation", str(manifest), "--into", str(tmp_path / "g"), "--workers", "x"],
             "--workers is a number",
         ),
+        *(
+            (["segmentation", str(manifest), "--into", str(tmp_path / "h"), "--set", text], said)
+            for text, said in (
+                ("learning_rate=fast", "learning_rate is a number, not 'fast'"),
+                ("weight_decay=-1", "weight_decay and gradient_clip are 0 or more"),
+                ("seed=-1", "seed is a whole number from 0"),
+                ("batch_size=true", "batch_size is a whole number"),
+                ("data.x=1", "parts are `task` and `augmentation`"),
+                ("task.hue=3", "no parameter 'hue'"),
+            )
+        ),
+        (
+            ["segmentation", str(manifest), "--into", str(tmp_path / "i"), "--tune", "2"],
+            "give --validate",
+        ),
+        (
+            ["segmentation", str(manifest), "--into", str(tmp_path / "i"), "--tune-over", "a=1"],
+            "say how often by --tune",
+        ),
     ]
     for arguments, expected in cases:
         result = run(app, ["train", *arguments])
@@ -432,6 +451,10 @@ def test_a_recipe_file_and_s3(s3, tmp_path):
     longer = made.with_training(max_steps=3)
     assert start(longer, f"{bucket}/run", device="cpu", quiet=True)["step"] == 3
     assert load_trained(f"{bucket}/run").specifications.classes == ["speaker#1", "speaker#2"]
+    export(f"{bucket}/run", "raydiar", f"{bucket}/better")
+    assert fs.exists(f"{bucket}/better/config.yaml")
+    export(f"{bucket}/run", "pyannote", f"{bucket}/theirs.ckpt")
+    assert Model.from_pretrained(f"{bucket}/theirs.ckpt").specifications.duration == 2.0
 
 
 def test_training_is_light_to_import():

@@ -21,7 +21,7 @@ from torch import nn
 
 from raydiar.errors import ConfigError, TrainingError
 from raydiar.models.writing import write_checkpoint
-from raydiar.training.folder import BEST, TUNED, RunFolder
+from raydiar.training.folder import BEST, TUNED, RunFolder, temporary_folder
 
 FORMATS = ("raydiar", "pyannote", "onnx")
 HEADER = "raydiar"
@@ -51,7 +51,7 @@ def to_safetensors(model: nn.Module, state: dict[str, torch.Tensor] | None = Non
     return save(tensors, metadata={HEADER: json.dumps(describe(model))})
 
 
-def export(run: str | os.PathLike, form: str, into: str | os.PathLike) -> Path:
+def export(run: str | os.PathLike, form: str, into: str | os.PathLike) -> Path | str:
     """Write the best network of a run in another form.
 
     Parameters
@@ -62,10 +62,11 @@ def export(run: str | os.PathLike, form: str, into: str | os.PathLike) -> Path:
         "raydiar" (a folder), "pyannote" (a file, or `pytorch_model.bin` in a folder) or "onnx" (a
         file).
     into : str or path
+        Or URI of a folder or file on any storage.
 
     Returns
     -------
-    path : Path
+    path : Path or str
         Of what was written.
 
     Raises
@@ -74,6 +75,8 @@ def export(run: str | os.PathLike, form: str, into: str | os.PathLike) -> Path:
     """
     if form not in FORMATS:
         raise ConfigError(f"unknown format {form!r}; there are {', '.join(FORMATS)}")
+    if "://" in os.fspath(into):
+        return _export_away(run, form, os.fspath(into))
     model = load_trained(run)
     into = Path(into)
     if form == "raydiar":
@@ -88,6 +91,22 @@ def export(run: str | os.PathLike, form: str, into: str | os.PathLike) -> Path:
 
     write_onnx(model, path)
     return path
+
+
+def _export_away(run: str | os.PathLike, form: str, into: str) -> str:
+    from fsspec.core import url_to_fs
+
+    fs, path = url_to_fs(into.rstrip("/"))
+    with temporary_folder() as scratch:
+        # the same name, since its ending tells a file from a folder
+        written = export(run, form, Path(scratch) / path.rpartition("/")[2])
+        whole = [written] if written.is_file() else sorted(written.rglob("*"))
+        top = Path(scratch) / path.rpartition("/")[2]
+        for one in whole:
+            if one.is_file():
+                below = one.relative_to(top).as_posix()
+                fs.pipe_file(path if below == "." else f"{path}/{below}", one.read_bytes())
+    return into
 
 
 def load_trained(run: str | os.PathLike) -> nn.Module:

@@ -24,6 +24,7 @@ from raydiar.training.recipe import Recipe
 _TRAINING = {one.name for one in fields(TrainingConfig)}
 _LOG = {"learning_rate", "weight_decay"}
 _STOPPED = "stopped.json"
+_SCORED = "pipeline.json"
 PIPELINE_ERROR = "val_pipeline_der"
 
 
@@ -149,9 +150,10 @@ def run_trial(
 
     where, parameters = trial_folder(folder, trial), pipeline_parameters(values)
     run = RunFolder(where)
-    if run.folder.exists(_STOPPED) or (_is_finished(run) and not parameters):
+    scored = run.read_json(_SCORED) or {"parameters": {}}
+    if run.folder.exists(_STOPPED) or (_is_finished(run) and scored["parameters"] == parameters):
         status = run.status()
-        report(status["step"], status["best_validation"] or {})
+        report(status["step"], (status["best_validation"] or {}) | scored.get("numbers", {}))
         return
     chosen = with_values(recipe, values)
     model = chosen.model()
@@ -170,10 +172,10 @@ def run_trial(
     if parameters:
         from raydiar.training.recipe import open_index
 
-        numbers[PIPELINE_ERROR] = pipeline_error(
-            model, parameters, open_index(folder, "validation")
-        )
-        run.publish("pipeline.json", json.dumps(numbers).encode())
+        found = pipeline_error(model, parameters, open_index(folder, "validation"))
+        told = {"parameters": parameters, "numbers": {PIPELINE_ERROR: found}}
+        run.publish(_SCORED, json.dumps(told).encode())
+        numbers |= told["numbers"]
     report(outcome.steps, numbers)
 
 
@@ -229,7 +231,7 @@ def trials_of(folder: str) -> list[dict[str, Any]]:
         except TrainingError:
             continue  # it has only begun
         best = status["best_validation"] or {}
-        best = best | (run.read_json("pipeline.json") or {})
+        best = best | (run.read_json(_SCORED) or {}).get("numbers", {})
         found.append({"trial": int(name), "run": run, "status": status, "numbers": best})
     return found
 
