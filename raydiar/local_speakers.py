@@ -95,20 +95,8 @@ class LocalSpeakers:
         ValueError
             If the slices are of different recordings, overlap, or leave a gap.
         """
-        parts = sorted(parts, key=lambda part: part.first_window)
-        if not parts:
-            raise ValueError("nothing to concatenate")
+        parts = in_order(parts)
         first = parts[0]
-        expected = first.first_window
-        for part in parts:
-            if (part.num_samples, part.grid) != (first.num_samples, first.grid):
-                raise ValueError("slices of different recordings cannot be joined")
-            if part.first_window != expected:
-                raise ValueError(
-                    f"a slice starts at window {part.first_window}, expected {expected}: "
-                    "slices must follow each other without gap or overlap"
-                )
-            expected += part.num_windows
         if len(parts) == 1:
             return first
         return replace(
@@ -118,6 +106,31 @@ class LocalSpeakers:
             embeddings=np.concatenate([part.embeddings for part in parts]),
             owners=np.concatenate([part.owners for part in parts]),
         )
+
+
+def in_order(parts: Sequence) -> list:
+    """Slices of one recording, LocalSpeakers or the like, in the order of their windows.
+
+    Raises
+    ------
+    ValueError
+        If the slices are of different recordings, overlap, or leave a gap.
+    """
+    parts = sorted(parts, key=lambda part: part.first_window)
+    if not parts:
+        raise ValueError("nothing to concatenate")
+    first = parts[0]
+    expected = first.first_window
+    for part in parts:
+        if (part.num_samples, part.grid) != (first.num_samples, first.grid):
+            raise ValueError("slices of different recordings cannot be joined")
+        if part.first_window != expected:
+            raise ValueError(
+                f"a slice starts at window {part.first_window}, expected {expected}: "
+                "slices must follow each other without gap or overlap"
+            )
+        expected += part.num_windows
+    return parts
 
 
 def pack_activity(active: np.ndarray) -> np.ndarray:

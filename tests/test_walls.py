@@ -11,7 +11,17 @@ PACKAGE = Path(__file__).resolve().parents[1] / "raydiar"
 
 # From the ground floor up; a room imports itself and what stands below it.
 FLOORS = [
-    {"errors", "windows", "local_speakers", "storage", "diarization", "formats", "picture", "hub"}
+    {
+        "errors",
+        "windows",
+        "local_speakers",
+        "window_scores",
+        "storage",
+        "diarization",
+        "formats",
+        "picture",
+        "hub",
+    }
     | {"telemetry", "plotting", "failures", "planning", "naming", "devices", "weights"}
     | {"compat", "sample", "extras"},
     {"audio", "simulation"},
@@ -30,6 +40,8 @@ CORPUS_FLOORS = [
     {"output"},
     {"watch"},
     {"job"},
+    {"options"},
+    {"detect_commands"},
     {"commands"},
 ]
 # Within raydiar/serving.
@@ -147,6 +159,7 @@ def test_pyannotes_import_paths_are_for_its_users(path):
         ("from raydiar.corpus import dataset", {"ray", "torch"}),
         ("import raydiar.corpus.job.stages", {"torch"}),
         ("import raydiar.pipelines.config, raydiar.weights", {"ray", "torch"}),
+        ("import raydiar.pipelines.detector, raydiar.corpus.job.detecting", {"ray", "torch"}),
         ("import raydiar.cli", {"ray", "torch", "faiss"}),
         ("import raydiar.corpus.watch.status, raydiar.corpus.output.export", {"ray", "torch"}),
         ("import raydiar.planning", {"ray", "torch", "numpy", "pyarrow"}),

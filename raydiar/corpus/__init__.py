@@ -1,4 +1,4 @@
-"""The corpus job: a manifest in, a diarization dataset out, on Ray.
+"""The corpus job: a manifest in, a dataset of diarizations or detections out, on Ray.
 
 Sub-rooms, each of which imports only those before it:
 
@@ -10,14 +10,16 @@ Sub-rooms, each of which imports only those before it:
 - `job`: the run itself. What surrounds it (lock, record, end), its graph and stages, and where
   it is placed.
 
-`hashes` (by which recordings are told apart) and `wire` (how PCM and LocalSpeakers travel as
-Arrow values) stand below them, `commands` above.
+`hashes` (by which recordings are told apart) and `wire` (how PCM and what is inferred travel as
+Arrow values) stand below them, `options` and the commands above.
 """
 
 from importlib import import_module
 
 _HOMES = {
     "dataset": "raydiar.corpus.output.dataset",
+    "detections": "raydiar.corpus.output.detections",
+    "detect_corpus": "raydiar.corpus.job.run",
     "diarize_corpus": "raydiar.corpus.job.run",
     "resolve_corpus": "raydiar.corpus.job.run",
 }
@@ -30,4 +32,4 @@ def __getattr__(name: str):
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home = import_module(_HOMES[name])
-    return home if name == "dataset" else getattr(home, name)
+    return home if home.__name__.endswith(f".{name}") else getattr(home, name)

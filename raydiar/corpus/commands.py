@@ -4,56 +4,40 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated
 
 import typer
-from typer.core import TyperCommand
 
-from raydiar.errors import ConfigError, RaydiarError
+from raydiar.corpus.detect_commands import app as detect
+from raydiar.corpus.options import (
+    DecodeTimeLimit,
+    Device,
+    Manifest,
+    MaxFailures,
+    NumActors,
+    Output,
+    Price,
+    Reprocess,
+    RetryCommand,
+    RetryErrors,
+    TableOption,
+    Token,
+    told_in_one_line,
+)
+from raydiar.errors import ConfigError
 
-TableOption = Annotated[
-    str | None,
-    typer.Option(help="delta: keep OUTPUT a Delta Lake table, too.", metavar="delta"),
-]
-
-app = typer.Typer(help="Diarize whole corpora with Ray.", no_args_is_help=True)
-
-
-@contextmanager
-def _told_in_one_line() -> Iterator[None]:
-    """End the command with status 1 and the message of an error that a user can put right."""
-    try:
-        yield
-    except RaydiarError as error:
-        typer.echo(f"raydiar: {error}", err=True)
-        raise typer.Exit(1) from None
-
-
-class _RetryCommand(TyperCommand):
-    """`--retry-errors` alone means the retryable ones: Typer knows no optional values."""
-
-    def parse_args(self, ctx, args):
-        following = [*args[1:], ""]
-        return super().parse_args(
-            ctx,
-            [
-                f"{arg}=retryable" if arg == "--retry-errors" and after not in _RETRIES else arg
-                for arg, after in zip(args, following, strict=True)
-            ],
-        )
+app = typer.Typer(
+    help="Diarize whole corpora with Ray, or detect speech in them.", no_args_is_help=True
+)
 
 
-_RETRIES = ("retryable", "all")
+app.add_typer(detect, name="detect")
 
 
-@app.command(cls=_RetryCommand)
+@app.command(cls=RetryCommand)
 def diarize(
-    output: Annotated[str, typer.Option(help="Folder or URI of the dataset, new or to go on.")],
-    manifest: Annotated[
-        str | None, typer.Option(help="Parquet, CSV or JSON Lines: path or URI.")
-    ] = None,
+    output: Output,
+    manifest: Manifest = None,
     source: Annotated[
         str | None,
         typer.Option(
@@ -65,40 +49,23 @@ def diarize(
     pipeline: Annotated[
         str | None, typer.Option(help="Hub repository, directory or config; default embedded.")
     ] = None,
-    device: Annotated[
-        str,
-        typer.Option(help="auto, cuda or cpu; a cluster is asked for what it does not have yet."),
-    ] = "auto",
-    num_actors: Annotated[
-        str, typer.Option(help="Inference actors at most; auto: as many as the cluster holds.")
-    ] = "auto",
-    max_failures: Annotated[
-        int, typer.Option(help="Stop when more of the last 1,000 recordings failed.")
-    ] = 500,
-    retry_errors: Annotated[
-        str | None,
-        typer.Option(help="Do error rows again: the retryable ones, or all.", metavar="[all]"),
-    ] = None,
-    reprocess: Annotated[
-        bool, typer.Option("--reprocess", help="Delete the rows of another pipeline first.")
-    ] = False,
+    device: Device = "auto",
+    num_actors: NumActors = "auto",
+    max_failures: MaxFailures = 500,
+    retry_errors: RetryErrors = None,
+    reprocess: Reprocess = False,
     keep_local: Annotated[
         str | None, typer.Option(help="Folder or URI that keeps what clustering needs.")
     ] = None,
-    decode_time_limit: Annotated[
-        float, typer.Option(help="Seconds after which decoding a recording has stalled.")
-    ] = 120.0,
-    price: Annotated[
-        float | None,
-        typer.Option(help="Of one GPU, or CPU actor, an hour: to tell the cost."),
-    ] = None,
+    decode_time_limit: DecodeTimeLimit = 120.0,
+    price: Price = None,
     table: TableOption = None,
-    token: Annotated[str | None, typer.Option(help="Hugging Face token for gated weights.")] = None,
+    token: Token = None,
 ) -> None:
     """Diarize the recordings of a manifest or folder that OUTPUT has no row of."""
     from raydiar.corpus.job.run import diarize_corpus
 
-    with _told_in_one_line():
+    with told_in_one_line():
         summary = diarize_corpus(
             manifest,
             output,
@@ -122,7 +89,7 @@ def diarize(
 @app.command()
 def resolve(
     kept: Annotated[str, typer.Argument(help="What a job kept with --keep-local.")],
-    output: Annotated[str, typer.Option(help="Folder or URI of the dataset, new or to go on.")],
+    output: Output,
     pipeline: Annotated[
         str | None, typer.Option(help="Hub repository, directory or config; default embedded.")
     ] = None,
@@ -130,17 +97,15 @@ def resolve(
         list[str] | None,
         typer.Option("--set", help="As clustering.threshold=0.6; may be repeated."),
     ] = None,
-    max_failures: Annotated[
-        int, typer.Option(help="Stop when more of the last 1,000 recordings failed.")
-    ] = 500,
+    max_failures: MaxFailures = 500,
     table: TableOption = None,
-    token: Annotated[str | None, typer.Option(help="Hugging Face token for gated weights.")] = None,
+    token: Token = None,
 ) -> None:
     """Cluster kept LocalSpeakers again, with other parameters, without a GPU or the audio."""
     from raydiar.corpus.job.run import resolve_corpus
     from raydiar.pipelines.config_file import load_config, parse_settings
 
-    with _told_in_one_line():
+    with told_in_one_line():
         parameters = parse_settings(parameters or [])
         config = load_config(pipeline, token=token).with_parameters(parameters)
         summary = resolve_corpus(
@@ -164,7 +129,7 @@ def manifest(
     """Write a manifest of all audio below SOURCE."""
     from raydiar.corpus.inputs.sources import write_manifest
 
-    with _told_in_one_line():
+    with told_in_one_line():
         num_files = write_manifest(source, output)
     typer.echo(f"{num_files} files in {output}")
 
@@ -177,7 +142,7 @@ def status(
     """Tell where OUTPUT stands, of a job that runs or not."""
     from raydiar.corpus.watch.status import read_status
 
-    with _told_in_one_line():
+    with told_in_one_line():
         found = read_status(output)
     typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else found)
 
@@ -192,7 +157,7 @@ def compact(
     """Merge the many small files of OUTPUT into few; no job may be writing it meanwhile."""
     from raydiar.corpus.job.compaction import compact as compact_dataset
 
-    with _told_in_one_line():
+    with told_in_one_line():
         done = compact_dataset(output, file_mib * 2**20, lambda line: typer.echo(line, err=True))
     removed = f", {done.num_removed:,} overruled rows removed" if done.num_removed else ""
     typer.echo(
@@ -238,7 +203,7 @@ def simulate(
     from raydiar.corpus.job.simulating import Simulation, simulate_corpus
     from raydiar.simulation import SimulationParameters
 
-    with _told_in_one_line():
+    with told_in_one_line():
         parameters = SimulationParameters(
             duration=_range("--duration", duration, float),
             speakers=_range("--speakers", speakers, int),
@@ -285,7 +250,7 @@ def export(
     [(form, destination)] = chosen.items()
     from raydiar.corpus.output.export import export as export_dataset
 
-    with _told_in_one_line():
+    with told_in_one_line():
         exported = export_dataset(output, form, destination, exclusive)
     left_out = f"; {exported.num_errors:,} error rows left out" if exported.num_errors else ""
     typer.echo(f"{exported.num_recordings:,} recordings in {destination}{left_out}")

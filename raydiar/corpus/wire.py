@@ -1,4 +1,4 @@
-"""How packs travel between the stages of a job: PCM and LocalSpeakers as Arrow values.
+"""How packs travel between the stages of a job: PCM and what is inferred as Arrow values.
 
 Arrow's buffers go through Ray's object store without being pickled, and are read back as views:
 the PCM of an hour (115 MB) reaches the inference actor without one copy of its own.
@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from raydiar.local_speakers import LocalSpeakers
+from raydiar.window_scores import WindowScores
 from raydiar.windows import WindowGrid
 
 GRID = pa.struct([(name, pa.int64()) for name in asdict(WindowGrid())])
@@ -27,6 +28,16 @@ LOCAL_SPEAKERS = pa.struct(
         ("posteriors", pa.large_binary()),
         ("embeddings", pa.large_binary()),
         ("owners", pa.large_binary()),
+    ]
+)
+WINDOW_SCORES = pa.struct(
+    [
+        ("num_samples", pa.int64()),
+        ("first_window", pa.int64()),
+        ("num_columns", pa.int32()),
+        ("warm_up", pa.list_(pa.float64(), 2)),
+        ("grid", GRID),
+        ("scores", pa.large_binary()),
     ]
 )
 
@@ -115,3 +126,37 @@ def _local_speakers(recordings: pa.StructArray, index: int) -> LocalSpeakers:
         grid=grid,
         **scalars,
     )
+
+
+def window_scores_to_arrow(recordings: Sequence[WindowScores | None]) -> pa.Array:
+    """One `WINDOW_SCORES` value a recording; null for None."""
+    rows = [
+        one
+        and {
+            "num_samples": one.num_samples,
+            "first_window": one.first_window,
+            "num_columns": one.scores.shape[-1],
+            "warm_up": one.warm_up,
+            "grid": asdict(one.grid),
+            "scores": np.ascontiguousarray(one.scores, np.float32).tobytes(),
+        }
+        for one in recordings
+    ]
+    return pa.array(rows, WINDOW_SCORES)
+
+
+def window_scores_from_arrow(recordings: pa.StructArray) -> list[WindowScores | None]:
+    """Inverse of `window_scores_to_arrow`; arrays are views of its memory."""
+    found: list[WindowScores | None] = []
+    for index, valid in enumerate(recordings.is_valid().to_pylist()):
+        if not valid:
+            found.append(None)
+            continue
+        names = ("num_samples", "first_window", "num_columns", "warm_up", "grid")
+        values = {name: recordings.field(name)[index].as_py() for name in names}
+        grid = WindowGrid(**values.pop("grid"))
+        shape = (-1, grid.num_frames, values.pop("num_columns"))
+        scores = _view(recordings.field("scores"), index, np.float32).reshape(shape)
+        warm_up = tuple(values.pop("warm_up"))
+        found.append(WindowScores(scores=scores, grid=grid, warm_up=warm_up, **values))
+    return found

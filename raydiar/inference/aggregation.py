@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from pyannote.core import SlidingWindow, SlidingWindowFeature
 
+from raydiar.window_scores import WindowScores
 from raydiar.windows import WindowGrid
 
 
@@ -148,3 +149,31 @@ class OverlapAdd:
     def average(self) -> np.ndarray:
         """(total_frames, num_classes) float32; 0 where there is no window."""
         return self._sum / np.maximum(self._weight, 1e-12)[:, None]
+
+
+def within(average: np.ndarray, grid: WindowGrid, num_samples: int) -> SlidingWindowFeature:
+    """Averaged scores as pyannote.core has them, up to the end of the recording.
+
+    Parameters
+    ----------
+    average : (total_frames, num_classes) array
+        Of all windows, the last of which may reach past the end, into zeros.
+    grid : WindowGrid
+    num_samples : int
+        Of the recording.
+    """
+    last = (grid.num_windows(num_samples) - 1) * grid.step_samples
+    if grid.window_samples + last > num_samples:
+        # the frames that begin past the end are no part of it
+        average = average[: num_samples // grid.frame_step + 1]
+    rate = grid.sample_rate
+    frames = SlidingWindow(duration=grid.frame_duration / rate, step=grid.frame_step / rate)
+    return SlidingWindowFeature(average, frames)
+
+
+def joined(scores: WindowScores) -> SlidingWindowFeature:
+    """Scores on the frames of a recording of which all windows are here."""
+    grid, num_columns = scores.grid, scores.scores.shape[-1]
+    over = OverlapAdd(grid, scores.num_windows, num_columns, warm_up=scores.warm_up)
+    over.add(0, scores.scores)
+    return within(over.average(), grid, scores.num_samples)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from raydiar.inference.local import LocalInference
+from raydiar.inference.regions import FrameScorer
 
 # of posteriors, and of the cosine between voiceprints: kernels may be chosen anew, so that the
 # same numbers are not the same bits; what a broken device gives is further off
@@ -43,10 +44,40 @@ class HealthCheck:
             norms = np.linalg.norm(embedding) * np.linalg.norm(self._embedding)
             if embedding @ self._embedding > _SAME_VOICE * norms:
                 return None
-        return RuntimeError("a window with known scores gives other ones")
+        return _changed()
 
     def _infer(self) -> tuple[np.ndarray, np.ndarray]:
         return self._inference.probe(_made_up_window(self._inference.grid.window_samples))
+
+
+class ScoresCheck:
+    """The same of a network that only scores frames.
+
+    Parameters
+    ----------
+    scorer : FrameScorer
+        Freshly loaded.
+    """
+
+    def __init__(self, scorer: FrameScorer):
+        self._scorer = scorer
+        self._scores = self._score()
+
+    def failure(self) -> Exception | None:
+        """What is wrong with the device; None if it scores as it did."""
+        try:
+            scores = self._score()
+        except Exception as error:
+            return error
+        # decisions of 0 and 1 may tip in a frame or two
+        return None if np.abs(scores - self._scores).mean() < _NEAR else _changed()
+
+    def _score(self) -> np.ndarray:
+        return self._scorer.probe(_made_up_window(self._scorer.grid.window_samples))
+
+
+def _changed() -> RuntimeError:
+    return RuntimeError("a window with known scores gives other ones")
 
 
 def _made_up_window(num_samples: int) -> np.ndarray:

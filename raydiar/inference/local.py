@@ -20,6 +20,7 @@ from raydiar.inference.batches import Job, Slice, Stretch, WindowBatch, cut, fil
 from raydiar.inference.embedder import Request, make_embedder
 from raydiar.inference.forks import check_not_forked, claim_process
 from raydiar.inference.memory import in_parts
+from raydiar.inference.numerics import float32_numerics
 from raydiar.inference.segmenter import Segmenter
 from raydiar.local_speakers import LocalSpeakers, pack_activity
 from raydiar.models.optimize import optimize_for_inference
@@ -206,9 +207,7 @@ class LocalInference:
     def _numerics(self):
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
-            if self.device.type == "cuda":
-                # TF32 keeps 10 bits of mantissa: not the float32 that parity is stated in.
-                stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
+            stack.enter_context(float32_numerics())
             if self.dtype != torch.float32:
                 stack.enter_context(torch.autocast(self.device.type, self.dtype))
             yield

@@ -6,18 +6,22 @@ batch, and joined as they come.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
-from pyannote.core import SlidingWindow, SlidingWindowFeature
+from pyannote.core import SlidingWindowFeature
 
-from raydiar.errors import ConfigError
-from raydiar.inference.aggregation import OverlapAdd
-from raydiar.inference.batches import Job, Stretch, WindowBatch
+from raydiar.errors import ConfigError, ScoresNotFinite
+from raydiar.inference.aggregation import OverlapAdd, within
+from raydiar.inference.batches import Job, Slice, Stretch, WindowBatch, cut, fill_batches
+from raydiar.inference.memory import in_parts
+from raydiar.inference.numerics import float32_numerics
 from raydiar.inference.powerset import Powerset
 from raydiar.models import Model
 from raydiar.models.specifications import Resolution
+from raydiar.window_scores import WindowScores
 from raydiar.windows import WindowGrid
 
 _CPU_BATCH = 16  # windows that the caches of a CPU hold
@@ -108,33 +112,73 @@ class FrameScorer:
         scores : (num_frames, columns) SlidingWindowFeature
             Up to the end of the recording.
         """
-        grid, device = self.grid, self.model.device
-        job = Job(samples, grid)
-        total = grid.num_windows(len(samples))
-        batch_size = min(self._batch_size, _CPU_BATCH) if device.type == "cpu" else self._batch_size
-        joined = None
-        for first in range(0, total, batch_size):
-            if progress is not None:
-                progress(first, total)
-            count = min(batch_size, total - first)
-            stretch = Stretch(job, samples, first, count)
-            with torch.inference_mode():
-                windows = WindowBatch([stretch], grid, device).windows()
-                scores = self._reduce(self._classes(self.model(windows[:, None])))
-            scores = scores.float().cpu().numpy()
-            if joined is None:
-                joined = OverlapAdd(grid, total, scores.shape[-1], warm_up=self.warm_up)
-            joined.add(first, scores)
+        total = self.grid.num_windows(len(samples))
+        joined, done = None, 0
         if progress is not None:
-            progress(total, total)
-        frames = SlidingWindow(
-            duration=grid.frame_duration / grid.sample_rate, step=grid.frame_step / grid.sample_rate
-        )
-        average = joined.average()
-        if grid.window_samples + (total - 1) * grid.step_samples > len(samples):
-            # Windows reach past the end into zeros; the frames that begin there are no part of it.
-            average = average[: len(samples) // grid.frame_step + 1]
-        return SlidingWindowFeature(average, frames)
+            progress(0, total)
+        for _, stretches, scores in self._scored([Job(samples, self.grid)]):
+            if joined is None:
+                joined = OverlapAdd(self.grid, total, scores.shape[-1], warm_up=self.warm_up)
+            joined.add(done, scores)
+            done += sum(stretch.num_windows for stretch in stretches)
+            if progress is not None:
+                progress(done, total)
+        return within(joined.average(), self.grid, len(samples))
+
+    def windows(self, recordings: Iterable[np.ndarray | Slice]) -> Iterator[WindowScores]:
+        """Scores of each window of any number of recordings, whose windows share batches.
+
+        Parameters
+        ----------
+        recordings : iterable of (num_samples,) int16, or float32 in [-1, 1]; or of Slice
+
+        Yields
+        ------
+        scores : WindowScores
+            One per recording or slice, in order.
+        """
+        pending: deque[Job] = deque()
+        jobs = (Job(recording, self.grid) for recording in recordings)
+        for started, stretches, scores in self._scored(jobs):
+            pending.extend(started)
+            start = 0
+            for stretch in stretches:
+                stop = start + stretch.num_windows
+                stretch.job.results.append(scores[start:stop])
+                start = stop
+            while pending and sum(map(len, pending[0].results)) == pending[0].num_windows:
+                job = pending.popleft()
+                yield WindowScores(
+                    num_samples=job.num_samples,
+                    scores=np.concatenate(job.results),
+                    first_window=job.first_window,
+                    warm_up=self.warm_up,
+                    grid=self.grid,
+                )
+
+    def probe(self, window: np.ndarray) -> np.ndarray:
+        """Scores of one window, (num_frames, columns) float32, of (window_samples,) int16."""
+        [scores] = self.windows([window])
+        return scores.scores[0]
+
+    def _scored(self, jobs: Iterable[Job]) -> Iterator[tuple[list[Job], list[Stretch], np.ndarray]]:
+        """What begins in each batch, what is in it, and the scores of its windows."""
+        size = self._batch_size
+        if self.model.device.type == "cpu":
+            size = min(size, _CPU_BATCH)
+        for started, stretches in fill_batches(jobs, self.grid, size):
+            windows = range(sum(stretch.num_windows for stretch in stretches))
+            parts = in_parts(lambda part, all=stretches: self._score(cut(all, part)), windows)
+            scores = np.concatenate(parts)
+            if not np.isfinite(scores).all():  # NaN would look like silence
+                raise ScoresNotFinite("the segmentation network gave NaN or infinity")
+            yield started, stretches, scores
+
+    def _score(self, stretches: list[Stretch]) -> np.ndarray:
+        with torch.inference_mode(), float32_numerics():
+            windows = WindowBatch(stretches, self.grid, self.model.device).windows()
+            scores = self._reduce(self._classes(self.model(windows[:, None])))
+            return scores.float().cpu().numpy()
 
     def _classes(self, scores: torch.Tensor) -> torch.Tensor:
         if self._powerset is None:

@@ -14,6 +14,7 @@ from pyannote.core import Segment, SlidingWindow, SlidingWindowFeature
 from raydiar.errors import ConfigError, InvalidSamples
 from raydiar.inference.aggregation import aggregate, trim
 from raydiar.inference.devices import torch_device
+from raydiar.inference.numerics import float32_numerics
 from raydiar.inference.powerset import Powerset
 from raydiar.inference.waveforms import Audio, AudioFile
 from raydiar.models import Model
@@ -153,7 +154,7 @@ class Inference:
                 f"frames see {self.model.frame_duration}"
             )
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), float32_numerics():
                 scores = self.model(windows.to(self.device))
                 if self._powerset is not None and not self.skip_conversion:
                     scores = self._powerset.to(scores.device).to_multilabel(scores)

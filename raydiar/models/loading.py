@@ -70,14 +70,14 @@ def load(
         weights = Weights(str(checkpoint), subfolder, revision)
         if revision and Path(checkpoint).exists():
             raise ConfigError(f"{checkpoint} is local: it has no revision {revision!r}")
-        path = _fetch(weights, token, cache_dir)
+        path = fetch_network(weights, token, cache_dir)
         name, content = str(path), read_checkpoint(path)
     model = build(content, name, strict=strict, hyper_parameters=hyper_parameters)
     return model if map_location is None else model.to(_device(map_location))
 
 
-def _fetch(weights: Weights, token: str | None, cache_dir: str | Path | None) -> Path:
-    """The weights; where a pipeline lies in their place, those of its segmentation network."""
+def fetch_network(weights: Weights, token: str | None, cache_dir: str | Path | None) -> Path:
+    """The file of a network; where a pipeline lies in its place, of its segmentation network."""
     try:
         return weights.fetch(WEIGHTS_FILE, token, cache_dir)
     except WeightsNotFound as error:

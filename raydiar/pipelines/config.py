@@ -227,31 +227,16 @@ class LocalPipeline:
         mirrored : LocalPipeline
             Whose configuration names the copies; `localize` it on another node.
         """
-        import fsspec
-
-        from raydiar.storage.folder import staged
-
-        filesystem, root = fsspec.core.url_to_fs(directory)
-
-        def copy(path: Path, folder: str) -> str:
-            target = f"{root}/{folder}/{path.name}"
-            size = path.stat().st_size
-            if not filesystem.exists(target) or filesystem.size(target) != size:
-                uri = filesystem.unstrip_protocol(target)
-                with staged(uri) as file:  # whole, or a kill would leave half of it for good
-                    shutil.copyfile(path, file)
-            return filesystem.unstrip_protocol(target)
 
         def copy_network(name: str, path: Path) -> Weights:
-            return Weights(f"{copy(path, self.hashes[name])}#sha256={self.hashes[name]}")
+            return mirrored(path, self.hashes[name], directory)
 
         plda = None
         if self.plda is not None:
             files = [self.plda / name for name in _PLDA_FILES]
-            for file in files:
-                copy(file, self.hashes["plda"])
+            copies = [copy_to(directory, self.hashes["plda"], file) for file in files]
             plda = Weights(
-                filesystem.unstrip_protocol(f"{root}/{self.hashes['plda']}"),
+                copies[0].rpartition("/")[0],
                 hashes=tuple((file.name, hub.sha256_of(file)) for file in files),
             )
         config = replace(
@@ -261,6 +246,26 @@ class LocalPipeline:
             plda=plda,
         )
         return replace(self, config=config)
+
+
+def mirrored(path: Path, sha256: str, directory: str) -> Weights:
+    """Copy a network, by its hash, under a directory or fsspec URI that other nodes can read."""
+    return Weights(f"{copy_to(directory, sha256, path)}#sha256={sha256}")
+
+
+def copy_to(directory: str, folder: str, path: Path) -> str:
+    """Copy a file into a folder below a directory, unless it is there; gives the copy's URI."""
+    import fsspec
+
+    from raydiar.storage.folder import staged
+
+    filesystem, root = fsspec.core.url_to_fs(directory)
+    target = f"{root}/{folder}/{path.name}"
+    uri = filesystem.unstrip_protocol(target)
+    if not filesystem.exists(target) or filesystem.size(target) != path.stat().st_size:
+        with staged(uri) as file:  # whole, or a kill would leave half of it for good
+            shutil.copyfile(path, file)
+    return uri
 
 
 def _hashes(segmentation: Path, embedding: Path, plda: Path | None) -> dict[str, str]:

@@ -134,19 +134,41 @@ def parse_settings(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
     """
     nested: dict[str, dict[str, Any]] = {}
     for setting in settings:
-        name, _, text = setting.partition("=")
-        group, _, parameter = name.strip().partition(".")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            value = None
+        name, value = _setting(setting)
+        group, _, parameter = name.partition(".")
         if not (group and parameter) or value is None or "." in parameter:
             raise ConfigError(f"--set takes group.name=value, not {setting!r}")
-        if isinstance(value, str):
-            with suppress(ValueError):
-                value = float(value)  # 1e-3, which is no number to YAML
         nested.setdefault(group, {})[parameter] = value
     return nested
+
+
+def parse_values(settings: Sequence[str]) -> dict[str, Any]:
+    """The same without groups: {"onset": 0.6} from ["onset=0.6"].
+
+    Raises
+    ------
+    ConfigError
+    """
+    values: dict[str, Any] = {}
+    for setting in settings:
+        name, value = _setting(setting)
+        if not name or value is None:
+            raise ConfigError(f"--set takes name=value, not {setting!r}")
+        values[name] = value
+    return values
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """Name and value of name=value; None where there is no value that YAML understands."""
+    name, _, value = text.partition("=")
+    try:
+        value = yaml.safe_load(value)
+    except yaml.YAMLError:
+        value = None
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = float(value)  # 1e-3, which is no number to YAML
+    return name.strip(), value
 
 
 def diarization_config(document: Document) -> PipelineConfig:

@@ -48,6 +48,11 @@ class SegmentationPipeline(Pipeline):
         As in `Model.from_pretrained`.
     **unknown
         An error.
+
+    Attributes
+    ----------
+    scorer : FrameScorer
+        What scores recordings, without the regions.
     """
 
     _label = ""
@@ -78,7 +83,7 @@ class SegmentationPipeline(Pipeline):
         self._model = get_model(segmentation, token or use_auth_token, cache_dir)
         if fast and step is None:
             step = FAST_STEP * (duration or self._model.specifications.duration)
-        self._scorer = FrameScorer(
+        self.scorer = FrameScorer(
             self._model,
             self._reduce,
             soft=self._soft,
@@ -122,7 +127,7 @@ class SegmentationPipeline(Pipeline):
         def progress(completed: int, total: int) -> None:
             hook("segmentation", None, file=mapping, total=total, completed=completed)
 
-        scores = self._scorer(samples, None if hook is None else progress)
+        scores = self.scorer(samples, None if hook is None else progress)
         if hook is not None:
             hook("segmentation", scores, file=mapping)
         return scores
@@ -240,7 +245,7 @@ class SpeakerChangeDetection(SegmentationPipeline):
         return {"alpha": Range(0.0, 1.0), "min_duration": Range(0.0, 2.0)}
 
     def _reduce(self, scores: torch.Tensor) -> torch.Tensor:
-        grid = self._scorer.grid
+        grid = self.scorer.grid
         width = max(1, round(self._CONTEXT * grid.sample_rate / grid.frame_step))
         # Beyond the ends of a window its first and last frame go on: nothing changes there.
         padded = torch.cat(

@@ -11,6 +11,7 @@ from pyannote.core import SlidingWindow, SlidingWindowFeature
 
 from raydiar.errors import ConfigError, InvalidSamples
 from raydiar.inference.devices import torch_device
+from raydiar.inference.numerics import float32_numerics
 from raydiar.inference.regions import FrameScorer
 from raydiar.inference.sliding import get_model
 from raydiar.models import Model
@@ -87,6 +88,7 @@ class PretrainedSpeakerEmbedding:
         return self.model_.min_num_samples
 
     @torch.inference_mode()
+    @float32_numerics()
     def __call__(self, waveforms: torch.Tensor, masks: torch.Tensor | None = None) -> np.ndarray:
         """
         Parameters

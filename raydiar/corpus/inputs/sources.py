@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from collections.abc import Sequence
 from itertools import islice
 
 import pyarrow as pa
@@ -110,8 +111,16 @@ def _glob(fs: AbstractFileSystem, pattern: str) -> Found:
             yield name, size
 
 
-def write_manifest(source: str, manifest: str, without: str | None = None) -> int:
+def write_manifest(source: str | Sequence[str], manifest: str, without: str | None = None) -> int:
     """Write a Parquet manifest of all that `list_audio` finds.
+
+    Parameters
+    ----------
+    source : str or sequence of str
+        What to list, one after another.
+    manifest : str
+    without : str, optional
+        See `list_audio`.
 
     Returns
     -------
@@ -121,7 +130,7 @@ def write_manifest(source: str, manifest: str, without: str | None = None) -> in
     Raises
     ------
     ManifestError
-        If there is no audio.
+        If there is no audio in one of them.
     StorageDenied, StorageUnavailable
         If the source cannot be listed.
     """
@@ -132,9 +141,8 @@ def write_manifest(source: str, manifest: str, without: str | None = None) -> in
     # whole in a file of its own first: a listing that breaks off must not leave half a manifest
     with tempfile.TemporaryDirectory(dir=folder if local else None) as scratch:
         path = f"{scratch}/manifest.parquet"
-        num_files = _write_listing(source, path, without)
-        if not num_files:
-            raise ManifestError(f"there is no audio in {source}")
+        sources = [source] if isinstance(source, str) else source
+        num_files = _write_listings(sources, path, without)
         if local:
             os.replace(path, destination)
         else:
@@ -142,14 +150,17 @@ def write_manifest(source: str, manifest: str, without: str | None = None) -> in
     return num_files
 
 
-def _write_listing(source: str, path: str, without: str | None) -> int:
-    found = list_audio(source, without)
+def _write_listings(sources: Sequence[str], path: str, without: str | None) -> int:
     num_files = 0
     with pq.ParquetWriter(path, _SCHEMA) as writer:
-        while batch := _next_batch(found, source):
-            uris, sizes = zip(*batch, strict=True)
-            writer.write_table(pa.table([uris, sizes], schema=_SCHEMA))
-            num_files += len(batch)
+        for source in sources:
+            before, found = num_files, list_audio(source, without)
+            while batch := _next_batch(found, source):
+                uris, sizes = zip(*batch, strict=True)
+                writer.write_table(pa.table([uris, sizes], schema=_SCHEMA))
+                num_files += len(batch)
+            if num_files == before:
+                raise ManifestError(f"there is no audio in {source}")
     return num_files
 
 

@@ -18,13 +18,14 @@ import pyarrow as pa
 from raydiar.corpus.hashes import is_member
 from raydiar.corpus.inputs.plan import PLANS, Plan, plan_folder
 from raydiar.corpus.inputs.shard_record import ShardLog
-from raydiar.corpus.output import dataset
+from raydiar.corpus.output import dataset, detections
 from raydiar.corpus.output.row_index import update_index
 from raydiar.corpus.watch.progress import RunSummary
 from raydiar.corpus.watch.record import write_record
 from raydiar.errors import ConfigError, JobFailed, OutputError, RaydiarError
 from raydiar.failures import retrying
 from raydiar.pipelines.config import LocalPipeline
+from raydiar.pipelines.detector import LocalDetector
 from raydiar.storage.folder import TEMPORARY, Folder, usable
 from raydiar.storage.lock import OutputLock, check_lock
 
@@ -142,7 +143,11 @@ def recorded(
 
 
 def agreed_schema(
-    folder: Folder, run: str, carried: pa.Schema, weights: LocalPipeline, reprocess: bool = False
+    folder: Folder,
+    run: str,
+    carried: pa.Schema,
+    weights: LocalPipeline | LocalDetector,
+    reprocess: bool = False,
 ) -> pa.Schema:
     """Schema of the output, which its first run fixes; columns that came later are added.
 
@@ -153,17 +158,26 @@ def agreed_schema(
         another run has taken it over.
     """
     pipeline = weights.describe()
+    if isinstance(weights, LocalDetector):
+        wanted = detections.detection_schema(carried, pipeline)
+    else:
+        wanted = dataset.dataset_schema(weights.dimension, carried, pipeline)
     with usable(folder):
         schema = dataset.read_schema(folder)
         made_by = schema and dataset.pipeline_of(schema)
+        if schema and (task := dataset.task_of_schema(schema)) != dataset.task_of_schema(wanted):
+            # not even to be reprocessed: what is there took longer than a slip of the keyboard
+            raise OutputError(
+                f"{folder.uri} holds rows of {task!r}, and this job makes those of "
+                f"{dataset.task_of_schema(wanted)!r}: choose another output"
+            )
         if reprocess and schema and made_by["fingerprint"] != weights.fingerprint:
             dataset.delete_rows(folder, run)
             schema = None
         if schema is None:
             # in place of an older one: a schema that is deleted might be the next run's already
-            schema = dataset.dataset_schema(weights.dimension, carried, pipeline)
-            _write_schema(folder, run, schema)
-            return schema
+            _write_schema(folder, run, wanted)
+            return wanted
     if made_by["fingerprint"] != pipeline["fingerprint"]:
         changed = [key for key in made_by if made_by[key] != pipeline[key] and key != "fingerprint"]
         raise OutputError(
@@ -178,7 +192,7 @@ def agreed_schema(
                 f"{schema.field(column.name).type}, the manifest as {column.type}. "
                 "Convert it, or choose another output."
             )
-    now = dataset.extended(schema, dataset.dataset_schema(weights.dimension, carried, pipeline))
+    now = dataset.extended(schema, wanted)
     if now != schema:
         _write_schema(folder, run, now)
     return now

@@ -23,6 +23,7 @@ from raydiar.audio import SAMPLE_RATE
 from raydiar.corpus.inputs.plan import Plan
 from raydiar.corpus.job.attempts import Coordinator
 from raydiar.corpus.job.decoding import Decode, DecodePortion
+from raydiar.corpus.job.detecting import Detect, SegmentationStage
 from raydiar.corpus.job.joining import Join
 from raydiar.corpus.job.keeping import Keep, ReadKept, ReadRows
 from raydiar.corpus.job.placement import Placement
@@ -33,6 +34,7 @@ from raydiar.corpus.job.reservations import execution_name
 from raydiar.corpus.job.stages import LocalInferenceStage, Resolve, Write
 from raydiar.corpus.job.waiting import CHEAP_CPUS, bound_waiting
 from raydiar.errors import JobFailed, RaydiarError
+from raydiar.pipelines.detector import Detector, LocalDetector
 from raydiar.storage.folder import Folder
 
 MAX_FILES = 10_000  # of one run; a write leaves up to two
@@ -82,7 +84,7 @@ def job_graph(
     output: Folder,
     decode: Decode,
     pipeline,
-    resolve: Resolve,
+    resolve: Resolve | Detect,
     write: Write,
     placement: Placement,
     coordinator,
@@ -93,8 +95,9 @@ def job_graph(
 
     Parameters
     ----------
-    pipeline : LocalPipeline or PipelineConfig
-        See `LocalInferenceStage`.
+    pipeline : LocalPipeline or PipelineConfig, LocalDetector or Detector
+        See `LocalInferenceStage` and `SegmentationStage`.
+    resolve : Resolve or Detect
     keep : Keep, optional
     coordinator : handle of a `Coordinator` actor
     done : (num_done,) S16, optional
@@ -128,8 +131,9 @@ def job_graph(
             memory=_decode_memory(plan, decode, placement),
             **_ROW,
         )
+        detects = isinstance(pipeline, Detector | LocalDetector)
         inferred = decoded.map_batches(
-            LocalInferenceStage,
+            SegmentationStage if detects else LocalInferenceStage,
             fn_constructor_args=(
                 pipeline,
                 placement.device,
@@ -184,7 +188,7 @@ def _after_tasks(placement: Placement) -> TaskPoolStrategy:
 def _written(
     packs: Dataset,
     plan: Plan,
-    resolve: Resolve,
+    resolve: Resolve | Detect,
     write: Write,
     num_cpus: float,
     compute: TaskPoolStrategy | None = None,

@@ -1,4 +1,4 @@
-"""Joining the parts of a long recording: the LocalSpeakers of its packs become one again.
+"""Joining the parts of a long recording: what was inferred of its packs becomes one again.
 
 Ray Data has no join by key in a stream, and what an actor or the object store holds is gone with
 its node. So parts wait in the scratch folder of the run, on the output's storage: each is published
@@ -21,6 +21,7 @@ from raydiar.corpus.job.pack import Pack
 from raydiar.failures import retrying
 from raydiar.local_speakers import LocalSpeakers
 from raydiar.storage.folder import Folder
+from raydiar.window_scores import WindowScores
 
 _CLAIM = "claim"
 _LAST = "-last.parquet"  # tells how many parts there are
@@ -73,10 +74,11 @@ class Join:
         if errors:
             return pack.whole(None, errors[0], warnings)
         # how long the recording is was known to the last part only
-        local = [part.local_speakers()[0] for part in parts]
-        num_samples = max(part.num_samples for part in local)
-        local = [replace(part, num_samples=num_samples) for part in local]
-        return pack.whole(LocalSpeakers.concat(local), None, warnings)
+        kind = WindowScores if pack.detects else LocalSpeakers
+        found = [part.found()[0] for part in parts]
+        num_samples = max(part.num_samples for part in found)
+        found = [replace(part, num_samples=num_samples) for part in found]
+        return pack.whole(kind.concat(found), None, warnings)
 
     def _read(self, file: str) -> Pack:
         data = retrying(lambda: self.output.read(file))

@@ -17,12 +17,16 @@ from raydiar.corpus.inputs.shard_record import SHARD
 from raydiar.corpus.output.dataset import ERROR
 from raydiar.corpus.wire import (
     LOCAL_SPEAKERS,
+    WINDOW_SCORES,
     local_speakers_from_arrow,
     local_speakers_to_arrow,
     pcm_from_arrow,
     pcm_to_arrow,
+    window_scores_from_arrow,
+    window_scores_to_arrow,
 )
 from raydiar.local_speakers import LocalSpeakers
+from raydiar.window_scores import WindowScores
 
 PART = pa.struct(
     [
@@ -114,6 +118,7 @@ class Pack:
                     "lengths": pa.array([lengths], pa.list_(pa.int64())),
                     "pcm": pcm_to_arrow(samples),
                     "local_speakers": pa.nulls(1, pa.list_(LOCAL_SPEAKERS)),
+                    "scores": pa.nulls(1, pa.list_(WINDOW_SCORES)),  # of a job that detects
                     "shard": pa.array([shard], SHARD),
                     "part": pa.array([part], PART),
                     "times": pa.array([times.as_py()], times.type),
@@ -150,6 +155,11 @@ class Pack:
         return self._value("part")
 
     @property
+    def detects(self) -> bool:
+        """Whether it has been through the inference of a job that detects."""
+        return self.table.column("scores")[0].is_valid
+
+    @property
     def times(self) -> dict[str, float]:
         """Seconds spent in each step so far."""
         return {step: seconds or 0.0 for step, seconds in self._value("times").items()}
@@ -184,12 +194,32 @@ class Pack:
         """Of each recording, views of the pack's; None where there is an error."""
         return local_speakers_from_arrow(self.local_values)
 
+    def scores(self) -> list[WindowScores | None]:
+        """Of each recording, views of the pack's; None where there is an error."""
+        return window_scores_from_arrow(self.table.column("scores").chunk(0).flatten())
+
+    def found(self) -> list[LocalSpeakers | WindowScores | None]:
+        """What was inferred of each recording; None where there is an error."""
+        return self.scores() if self.detects else self.local_speakers()
+
     def with_local_speakers(
         self, found: Sequence[LocalSpeakers | None], errors: Sequence[dict | None], seconds: float
     ) -> Pack:
         """What inference, which took so long, makes of a pack: its PCM is gone."""
+        found = _one_list(local_speakers_to_arrow(found))
+        return self._inferred(errors, seconds, local_speakers=found)
+
+    def with_scores(
+        self, found: Sequence[WindowScores | None], errors: Sequence[dict | None], seconds: float
+    ) -> Pack:
+        """The same of a job that detects."""
+        return self._inferred(errors, seconds, scores=_one_list(window_scores_to_arrow(found)))
+
+    def _inferred(
+        self, errors: Sequence[dict | None], seconds: float, **found: pa.ListArray
+    ) -> Pack:
         return self._with(
-            local_speakers=_one_list(local_speakers_to_arrow(found)),
+            **found,
             errors=pa.array([errors], pa.list_(ERROR)),
             lengths=pa.array([[0] * len(errors)], pa.list_(pa.int64())),
             pcm=pcm_to_arrow([]),
@@ -206,15 +236,21 @@ class Pack:
             warnings=_texts([]),
             lengths=pa.array([[]], pa.list_(pa.int64())),
             local_speakers=pa.array([[]], pa.list_(LOCAL_SPEAKERS)),
+            scores=pa.array([[]], pa.list_(WINDOW_SCORES)),
             part=pa.nulls(1, PART),
         )
 
-    def whole(self, local: LocalSpeakers | None, error: dict | None, warnings: list[str]) -> Pack:
+    def whole(
+        self, found: LocalSpeakers | WindowScores | None, error: dict | None, warnings: list[str]
+    ) -> Pack:
         """This pack as that of its whole recording, of which it held a part."""
+        scores = found if isinstance(found, WindowScores) else None
+        local = found if scores is None else None
         return self._with(
             warnings=_texts([warnings]),
             errors=pa.array([[error]], pa.list_(ERROR)),
             local_speakers=_one_list(local_speakers_to_arrow([local])),
+            scores=_one_list(window_scores_to_arrow([scores])),
             part=pa.nulls(1, PART),
         )
 

@@ -1,4 +1,4 @@
-"""The corpus job: a manifest in, a diarization dataset out.
+"""The corpus job: a manifest in, a dataset of diarizations, or detections, out.
 
 The output is the checkpoint: a job that was stopped or killed is continued by running it again,
 and one that has nothing left to do never starts Ray.
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +34,7 @@ from raydiar.corpus.job.bookkeeping import (
     scratch,
 )
 from raydiar.corpus.job.decoding import Decode
+from raydiar.corpus.job.detecting import Detect
 from raydiar.corpus.job.keeping import Keep, ReadKept
 from raydiar.corpus.job.stages import Resolve, Write
 from raydiar.corpus.output import dataset, delta
@@ -46,7 +48,9 @@ from raydiar.failures import recordings_error
 from raydiar.naming import public_uri
 from raydiar.pipelines.config import LocalPipeline, PipelineConfig
 from raydiar.pipelines.config_file import load_config
+from raydiar.pipelines.detector import Detector, LocalDetector
 from raydiar.storage.folder import PRIVATE, Folder
+from raydiar.weights import SEGMENTATION_3_0, Weights
 
 MODELS = f"{PRIVATE}/models"
 LISTING = f"{PRIVATE}/manifest.parquet"
@@ -120,13 +124,126 @@ def diarize_corpus(
     JobFailed
         If the machines or their operator failed; run it again to go on.
     """
-    if (manifest is None) == (source is None):
+
+    def localize() -> LocalPipeline:
+        config = pipeline
+        if not isinstance(config, PipelineConfig):
+            config = load_config(config, token=token)
+        return config.localize(token)
+
+    return _run(
+        manifest,
+        output,
+        localize,
+        source=source,
+        device=device,
+        num_actors=num_actors,
+        max_failures=max_failures,
+        retry_errors=retry_errors,
+        reprocess=reprocess,
+        keep_local=keep_local,
+        decode_time_limit=decode_time_limit,
+        price=price,
+        table=table,
+        report=report,
+    )
+
+
+def detect_corpus(
+    task: str,
+    manifest: str | None,
+    output: str,
+    segmentation: Weights | str | None = None,
+    *,
+    source: str | Sequence[str] | None = None,
+    fast: bool = False,
+    parameters: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    num_actors: int | str | None = None,
+    max_failures: int = 500,
+    retry_errors: str | None = None,
+    reprocess: bool = False,
+    decode_time_limit: float = 120.0,
+    price: float | None = None,
+    table: str | None = None,
+    token: str | None = None,
+    report: Callable[[str], None] | None = None,
+) -> RunSummary:
+    """Detect speech, overlapped speech or changes of speakers, without the cost of embeddings.
+
+    In every recording of a manifest, or source, that has no row in the output yet. Rows are those
+    of `raydiar.corpus.output.detections`.
+
+    Parameters
+    ----------
+    task : str
+        "speech", "overlap" or "changes".
+    manifest, output
+        See `diarize_corpus`.
+    segmentation : Weights or str, optional
+        A network, or a pipeline that holds one: path, repository or URI; embedded by default.
+    source : str or sequence of str, optional
+        Instead of a manifest, one source or several.
+    fast, parameters
+        See `raydiar.pipelines.detector.Detector`.
+    device, num_actors, max_failures, retry_errors, reprocess, decode_time_limit, price, table
+        See `diarize_corpus`.
+    token, report
+        See `diarize_corpus`.
+
+    Raises
+    ------
+    ManifestError, ConfigError, WeightsNotFound, CheckpointError, OutputError, JobFailed
+        As `diarize_corpus`.
+    """
+    if not isinstance(segmentation, Weights):
+        segmentation = SEGMENTATION_3_0 if segmentation is None else Weights(segmentation)
+    detector = Detector(task, segmentation, fast, parameters or {})
+    return _run(
+        manifest,
+        output,
+        lambda: detector.localize(token),
+        source=source,
+        device=device,
+        num_actors=num_actors,
+        max_failures=max_failures,
+        retry_errors=retry_errors,
+        reprocess=reprocess,
+        decode_time_limit=decode_time_limit,
+        price=price,
+        table=table,
+        report=report,
+    )
+
+
+def _run(
+    manifest: str | None,
+    output: str,
+    localize: Callable[[], LocalPipeline | LocalDetector],
+    *,
+    source: str | Sequence[str] | None,
+    device: str,
+    num_actors: int | str | None,
+    max_failures: int,
+    retry_errors: str | None,
+    reprocess: bool,
+    decode_time_limit: float,
+    price: float | None,
+    table: str | None,
+    report: Callable[[str], None] | None,
+    keep_local: str | None = None,
+) -> RunSummary:
+    """What `diarize_corpus` and `detect_corpus` do with what `localize` brings here."""
+    if (manifest is None) == (not source):
         raise ManifestError("give either a manifest (--manifest) or a source of audio (--input)")
     if retry_errors not in (None, "retryable", "all"):
         raise ConfigError(f"retry_errors must be retryable or all, not {retry_errors!r}")
     _check_table(table)
     device = parse_device(device, of_cluster=True)
-    check_paths(manifest=manifest, input=source, output=output, keep_local=keep_local)
+    sources = [source] if isinstance(source, str) else source or []
+    for one in sources:
+        check_paths(input=one)
+    check_paths(manifest=manifest, output=output, keep_local=keep_local)
     folder = folder_of(output)
     listing = f"{folder.uri.rstrip('/')}/{LISTING}"
     told = public_uri(manifest or listing)
@@ -135,12 +252,10 @@ def diarize_corpus(
         raise ConfigError(f"price must be 0 or more an hour, not {price}")
     summary.price = price
     recordings = None if manifest is None else read_manifest(manifest, count_channels)
-    if not isinstance(pipeline, PipelineConfig):
-        pipeline = load_config(pipeline, token=token)
-    weights = pipeline.localize(token)
+    weights = localize()
     with locked(folder, summary.run, report or print_line):
         if recordings is None:
-            write_manifest(source, listing, without=folder.uri)
+            write_manifest(sources, listing, without=folder.uri)
             recordings = read_manifest(listing, count_channels)
         schema = agreed_schema(folder, summary.run, recordings.carried, weights, reprocess)
         commit = delta.committer(folder, summary.run, schema, table)
@@ -247,12 +362,15 @@ class _Job:
     output: Folder
     run: str
     plan: Plan
-    weights: LocalPipeline
+    weights: LocalPipeline | LocalDetector
     schema: pa.Schema
     done: np.ndarray | None = None
     shards: ShardLog | None = None
 
-    def resolve(self) -> Resolve:
+    def resolve(self) -> Resolve | Detect:
+        if isinstance(self.weights, LocalDetector):
+            task, values = self.weights.detector.task, self.weights.values
+            return Detect(task, values, dataset.pipeline_of(self.schema), self.schema)
         config = self.weights.config
         plda = PLDA.load(self.weights.plda) if self.weights.plda else None
         pipeline = dataset.pipeline_of(self.schema)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -75,7 +76,7 @@ class LocalInferenceStage:
         what = "loading the networks"
         try:
             with self._attempts.at(loading, what):
-                loaded = retrying(lambda: _load(pipeline, device, num_threads))
+                loaded = retrying(lambda: self._load(pipeline, device, num_threads))
                 self._inference, self._health = loaded
         except Exception as error:
             self._failure = error  # for the first call to raise: Ray buries those of constructors
@@ -96,7 +97,7 @@ class LocalInferenceStage:
         sources = [samples for _, samples in decoded]
         if pack.part is not None:
             sources = [self._slice(samples, pack.part) for samples in sources]
-        found: list[LocalSpeakers | None] = [None] * len(errors)
+        found: list = [None] * len(errors)
         try:
             with self._attempts.at(key, what):
                 results = self._infer(sources)
@@ -104,11 +105,18 @@ class LocalInferenceStage:
             self._replace_if_broken(key, what, error)
             raise
         for (number, _), result in zip(decoded, results, strict=True):
-            if isinstance(result, LocalSpeakers):
-                found[number] = result
-            else:
+            if isinstance(result, Exception):
                 errors[number] = describe(result)
-        return pack.with_local_speakers(found, errors, time.perf_counter() - begun).table
+            else:
+                found[number] = result
+        return self._with_found(pack, found, errors, time.perf_counter() - begun).table
+
+    def _load(self, pipeline, device: str, num_threads: int):
+        """What infers, and its health check."""
+        return _load(pipeline, device, num_threads)
+
+    def _with_found(self, pack: Pack, found: list, errors: list, seconds: float) -> Pack:
+        return pack.with_local_speakers(found, errors, seconds)
 
     def _slice(self, samples: np.ndarray, part: dict):
         """The windows that begin in a part of a recording."""
@@ -187,6 +195,34 @@ def _end_with(coordinator) -> None:
             time.sleep(1)
 
 
+def resolved(
+    pack: Pack, found: Callable[[], list], row: Callable[..., dict], schema: pa.Schema
+) -> pa.Table:
+    """A pack as rows of a dataset, and what its receipt needs.
+
+    Parameters
+    ----------
+    pack : Pack
+    found : callable
+        Gives what was inferred of each recording.
+    row : callable
+        Makes a row of (recording, error, warnings, found).
+    schema : pyarrow.Schema
+        Of the dataset.
+    """
+    begun = time.perf_counter()
+    outcomes = zip(pack.recordings(), pack.errors(), pack.warnings(), found(), strict=True)
+    rows = [row(*outcome) for outcome in outcomes]
+    stated = pa.Table.from_struct_array(pack.recording_values)
+    columns = {
+        "rows": pa.array([rows], pa.list_(pa.struct(list(schema)))),
+        "shard": pa.array([pack.shard], SHARD),
+        "stated_seconds": [float(np.nansum(stated_seconds(stated)))],
+    }
+    times = pack.times | {"resolve": time.perf_counter() - begun}
+    return pa.table(columns | {f"{step}_seconds": [times[step]] for step in STEPS})
+
+
 @dataclass(frozen=True)
 class Resolve:
     """Cluster the local speakers of each recording of a pack into rows of the dataset.
@@ -209,20 +245,8 @@ class Resolve:
     schema: pa.Schema = field(repr=False)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        begun = time.perf_counter()
         pack = Pack(table)
-        outcomes = zip(
-            pack.recordings(), pack.errors(), pack.warnings(), pack.local_speakers(), strict=True
-        )
-        rows = [self._row(*outcome) for outcome in outcomes]
-        stated = pa.Table.from_struct_array(pack.recording_values)
-        resolved = {
-            "rows": pa.array([rows], pa.list_(pa.struct(list(self.schema)))),
-            "shard": pa.array([pack.shard], SHARD),
-            "stated_seconds": [float(np.nansum(stated_seconds(stated)))],
-        }
-        times = pack.times | {"resolve": time.perf_counter() - begun}
-        return pa.table(resolved | {f"{step}_seconds": [times[step]] for step in STEPS})
+        return resolved(pack, pack.local_speakers, self._row, self.schema)
 
     def _row(
         self,

@@ -112,7 +112,7 @@ def dataset_schema(
             ]
         )
     )
-    return pa.schema(
+    schema = pa.schema(
         [
             pa.field("recording_id", pa.string(), nullable=False),
             pa.field("uri", pa.string(), nullable=False),
@@ -131,10 +131,15 @@ def dataset_schema(
             pa.field("requested", REQUESTED, nullable=False),
             *(carried or ()),
         ],
-        metadata={
-            _VERSION_KEY: str(SCHEMA_VERSION),
-            **({_PIPELINE_KEY: json.dumps(pipeline)} if pipeline else {}),
-        },
+        metadata={_VERSION_KEY: str(SCHEMA_VERSION)},
+    )
+    return with_pipeline(schema, pipeline) if pipeline else schema
+
+
+def with_pipeline(schema: pa.Schema, pipeline: dict) -> pa.Schema:
+    """The schema of a dataset that keeps, as metadata, the `pipeline` that all its rows share."""
+    return schema.with_metadata(
+        {_VERSION_KEY: str(SCHEMA_VERSION), _PIPELINE_KEY: json.dumps(pipeline)}
     )
 
 
@@ -155,7 +160,7 @@ def ok_row(
         Of decoding; those of the diarization follow.
     """
     placed = diarization.shifted(recording["start"] or 0.0)
-    return _row(recording, pipeline, (*warnings, *diarization.warnings)) | {
+    return base_row(recording, pipeline, (*warnings, *diarization.warnings)) | {
         "duration": placed.duration,
         "status": "ok",
         "num_speakers": placed.num_speakers,
@@ -169,11 +174,12 @@ def ok_row(
 def error_row(
     recording: dict, error: dict, pipeline: dict, warnings: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Row of a recording that could not be diarized; `error` has the fields of `ERROR`."""
-    return _row(recording, pipeline, warnings) | {"status": "error", "error": error}
+    """Row of a recording that could not be processed; `error` has the fields of `ERROR`."""
+    return base_row(recording, pipeline, warnings) | {"status": "error", "error": error}
 
 
-def _row(recording: dict, pipeline: dict, warnings: Sequence[str]) -> dict[str, Any]:
+def base_row(recording: dict, pipeline: dict, warnings: Sequence[str]) -> dict[str, Any]:
+    """What a row says whatever became of its recording."""
     channel = recording["channel"]
     return recording | {
         "uri": public_uri(recording["uri"]),
@@ -225,18 +231,27 @@ def task_of(recording_ids: Sequence[str]) -> str:
 # -- reading -----------------------------------------------------------------------------------
 
 
-def open(output: str) -> DiarizationDataset:
+def open(output: str, tasks: Sequence[str] = ("diarization",)) -> DiarizationDataset:
     """Open the dataset in a folder, of a job that runs, was stopped or has ended.
+
+    Parameters
+    ----------
+    output : str
+    tasks : sequence of str
+        What it may have been made for: "diarization", or what `detections` hold.
 
     Raises
     ------
     OutputError
-        If no job has ever written there.
+        If no job has ever written there, or one of another task.
     """
     folder = Folder(output)
     schema = read_schema(folder)
     if schema is None:
         raise OutputError(f"{output} holds no diarization dataset")
+    if (task := task_of_schema(schema)) not in tasks:
+        wanted = "diarizations" if tasks == ("diarization",) else f"detections ({', '.join(tasks)})"
+        raise OutputError(f"{output} holds rows of {task!r}, where {wanted} are needed")
     return DiarizationDataset(folder, schema)
 
 
@@ -280,6 +295,11 @@ def pipeline_of(schema: pa.Schema) -> dict | None:
     """The pipeline that a dataset is made with; None if its schema does not say."""
     text = (schema.metadata or {}).get(_PIPELINE_KEY)
     return json.loads(text) if text else None
+
+
+def task_of_schema(schema: pa.Schema) -> str:
+    """What the jobs of a dataset were for: "diarization", or what was detected."""
+    return (pipeline_of(schema) or {}).get("task", "diarization")
 
 
 @dataclass(frozen=True)

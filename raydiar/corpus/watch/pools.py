@@ -21,7 +21,9 @@ _NAMES = {
     "ReadPlan": "reading",
     "DecodePortion": "decode",
     "LocalInferenceStage": "inference",
+    "SegmentationStage": "inference",
     "Resolve": "resolve",
+    "Detect": "resolve",
     "Write": "write",
 }
 
