@@ -6,7 +6,7 @@ import re
 
 from raydiar.errors import ConfigError
 
-_HINTS = {"gpu": 'say "cuda"', "mps": "Apple GPUs are not supported"}
+_HINTS = {"gpu": 'say "cuda"', "mps": "Apple GPUs are left out: nobody could compare numbers there"}
 
 
 def parse_device(device, *, of_cluster: bool = False) -> str:

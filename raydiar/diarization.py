@@ -125,6 +125,16 @@ class Diarization:
         """As of `speaker_diarization`."""
         return self.speaker_diarization.get_timeline(copy=copy)
 
+    def __getattr__(self, name: str):
+        """Any other method of an Annotation, as of a copy of `speaker_diarization`."""
+        # So that metrics take a Diarization, and scripts of pyannote.audio 3 go on.
+        if not name.startswith("_"):
+            from pyannote.core import Annotation
+
+            if callable(getattr(Annotation, name, None)):
+                return getattr(self.speaker_diarization.copy(), name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     @cached_property
     def speaker_embeddings(self) -> np.ndarray:
         """(num_speakers, dimension) float32 in the order of `labels()`; zeros where unknown.

@@ -74,13 +74,18 @@ def test_ray_job_submit(manifest, tmp_path):
         head = subprocess.Popen(start, env=environment, stdout=log, stderr=log)
     try:
         submit = [RAY, "job", "submit", f"--address=http://127.0.0.1:{dashboard}"]
-        submit += ["--working-dir", ".", "--", sys.executable, "jobs/diarize_corpus.py"]
-        submit += ["--manifest", manifest, "--output", str(tmp_path / "output")]
+        submit += ["--working-dir", ".", "--", sys.executable]
         wait_for_port(dashboard, head, tmp_path / "head.log")
-        job = subprocess.run(submit, cwd=ROOT, env=environment, capture_output=True, text=True)
-        assert job.returncode == 0, job.stdout + job.stderr
-        assert "The dataset is in" in job.stdout
-        assert statuses(tmp_path / "output") == ["error", "ok"]
+        for name, script in {
+            "output": ["jobs/diarize_corpus.py"],
+            "speech": ["jobs/detect_corpus.py", "speech"],
+        }.items():
+            options = ["--manifest", manifest, "--output", str(tmp_path / name)]
+            command = [*submit, *script, *options]
+            job = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+            assert job.returncode == 0, job.stdout + job.stderr
+            assert "The dataset is in" in job.stdout
+            assert statuses(tmp_path / name) == ["error", "ok"]
     finally:
         head.send_signal(signal.SIGTERM)  # it ends the processes that it started, and no others
         head.wait(60)

@@ -36,6 +36,9 @@ Inputs = Annotated[
         "table of objects). Instead of a manifest.",
     ),
 ]
+Source = Annotated[
+    list[str] | None, typer.Option("--input", help="The same, as diarize has it; may be repeated.")
+]
 Segmentation = Annotated[
     str | None, typer.Option(help="Hub repository, directory or file; default embedded.")
 ]
@@ -51,6 +54,7 @@ def _command(task: str, text: str) -> None:
     def detect(
         output: Output,
         inputs: Inputs = None,
+        source: Source = None,
         manifest: Manifest = None,
         segmentation: Segmentation = None,
         fast: Fast = False,
@@ -74,7 +78,7 @@ def _command(task: str, text: str) -> None:
                 manifest,
                 output,
                 segmentation,
-                source=inputs,
+                source=[*(inputs or []), *(source or [])],
                 fast=fast,
                 parameters=parse_values(parameters or []),
                 device=device,

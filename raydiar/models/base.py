@@ -255,6 +255,15 @@ class Model(nn.Module):
         noise = torch.randn(1, self.num_channels, num_samples, generator=generator)
         return noise.to(self.device)
 
+    # What Lightning's `summarize(model)` asks for beside `example_input_array`: no trainer, and a
+    # batch that needs no moving.
+    _trainer = None
+
+    def _on_before_batch_transfer(self, batch, dataloader_idx: int = 0):
+        return batch
+
+    _apply_batch_transfer_handler = _on_before_batch_transfer
+
     # -- frames ----------------------------------------------------------------------------
 
     @property

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from raydiar.devices import parse_device
 from raydiar.errors import CheckpointError, ConfigError, WeightsNotFound
 from raydiar.models.base import Model
 from raydiar.models.campplus import CAMPPlus
@@ -99,6 +100,7 @@ def _device(map_location) -> torch.device:
         raise ConfigError(
             f"map_location must be the name of a device, not {map_location!r}"
         ) from None
+    parse_device(device)  # those that torch has, and raydiar does not
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"no CUDA device here: cannot load a network onto {device}")
     return device

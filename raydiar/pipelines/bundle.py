@@ -6,6 +6,7 @@ It is a clone of a Hub repository in all but name: `config.yaml` beside the fold
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import os
@@ -14,12 +15,18 @@ import tarfile
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import yaml
 
 from raydiar import hub
 from raydiar.errors import ConfigError, WeightsNotFound
 from raydiar.hub.files import lock
 from raydiar.pipelines.config import LocalPipeline
-from raydiar.weights import Weights
+from raydiar.weights import CAMPPLUS_ZH_EN, SEGMENTATION_3_0, Weights
+
+if TYPE_CHECKING:
+    from raydiar.pipelines.document import Document  # which opens bundles itself
 
 _SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _SUMS = "SHA256SUMS"
@@ -45,10 +52,56 @@ def write_bundle(pipeline: LocalPipeline, into: str | Path) -> Path:
         There is something already, or the pipeline has a setting that no configuration can state.
     """
     into = Path(into)
-    if (into.is_dir() and any(into.iterdir())) or into.is_file():
-        raise ConfigError(f"{into} exists: name another, or remove it first (rm -r {into})")
+    _check_new(into)
     files = _contents(pipeline)
     _check(pipeline, files["config.yaml"])
+    return _write(files, into)
+
+
+def write_document_bundle(
+    document: Document,
+    into: str | Path,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+) -> Path:
+    """Write a pipeline that is no diarization, such as one that detects speech, with its weights.
+
+    Parameters
+    ----------
+    document : Document
+        Its configuration, which stays as it is but for where its weights are.
+    into, token, cache_dir
+        See `write_bundle` and `raydiar.hub.fetch`.
+
+    Raises
+    ------
+    ConfigError, WeightsNotFound
+    """
+    into = Path(into)
+    _check_new(into)
+    content = copy.deepcopy(dict(document.content))
+    section = dict(content["pipeline"])
+    params, files = document.params(), {}
+    default = {"embedding": CAMPPLUS_ZH_EN} if document.kind == "SpeakerEmbedding" else {}
+    default = default or {"segmentation": SEGMENTATION_3_0}
+    for role in ("segmentation", "embedding"):
+        weights = document.weights(params.get(role)) or default.get(role)
+        if weights is not None:
+            files[f"{role}/pytorch_model.bin"] = weights.fetch(
+                "pytorch_model.bin", token, cache_dir
+            )
+            params[role] = f"$model/{role}"
+    content["pipeline"] = section | {"params": params}
+    text = yaml.safe_dump(content, sort_keys=False)
+    return _write({"config.yaml": text.encode(), **files}, into)
+
+
+def _check_new(into: Path) -> None:
+    if (into.is_dir() and any(into.iterdir())) or into.is_file():
+        raise ConfigError(f"{into} exists: name another, or remove it first (rm -r {into})")
+
+
+def _write(files: dict[str, Path | bytes], into: Path) -> Path:
     files[_SUMS] = _sums(files)
     into.parent.mkdir(parents=True, exist_ok=True)
     if is_archive(into):

@@ -70,8 +70,18 @@ def bundle(
     cache: Cache = None,
 ) -> None:
     """Put a pipeline and all its weights into one folder or tar, which `--pipeline` takes."""
-    from raydiar.pipelines.bundle import write_bundle
+    from raydiar.pipelines.bundle import write_bundle, write_document_bundle
     from raydiar.pipelines.config_file import load_config
+    from raydiar.pipelines.document import read_document
 
-    config = load_config(name, revision=revision, subfolder=subfolder, token=token, cache_dir=cache)
+    where = {"revision": revision, "subfolder": subfolder, "token": token, "cache_dir": cache}
+    if name is not None:
+        document = read_document(name, **where)
+        if document.kind != "SpeakerDiarization":
+            from raydiar.pipelines.loading import check_kind
+
+            check_kind(document)
+            print(write_document_bundle(document, into, token, cache))
+            return
+    config = load_config(name, **where)
     print(write_bundle(config.localize(token=token, cache_dir=cache), into))

@@ -201,6 +201,9 @@ class VoiceActivityDetection(_Regions):
         make = DetectionPrecisionRecallFMeasure if self.fscore else DetectionErrorRate
         return make(collar=0.0, skip_overlap=False)
 
+    def get_direction(self) -> str:
+        return "maximize" if self.fscore else "minimize"
+
 
 class OverlappedSpeechDetection(_Regions):
     """Where two people or more speak at once, as an Annotation of "OVERLAP".
@@ -210,9 +213,12 @@ class OverlappedSpeechDetection(_Regions):
 
     _label = "OVERLAP"
 
-    def _reduce(self, scores: torch.Tensor) -> torch.Tensor:
-        if scores.shape[-1] < 2:
+    def __init__(self, segmentation=None, **options):
+        super().__init__(segmentation, **options)
+        if len(self._model.specifications.classes) < 2:
             raise ConfigError("a network of a single class cannot tell overlapped speech")
+
+    def _reduce(self, scores: torch.Tensor) -> torch.Tensor:
         return scores.topk(2, dim=-1).values[..., 1:]
 
     def get_metric(self):
@@ -220,6 +226,9 @@ class OverlappedSpeechDetection(_Regions):
         from pyannote.metrics.detection import DetectionPrecisionRecallFMeasure
 
         return DetectionPrecisionRecallFMeasure(collar=0.0, skip_overlap=False)
+
+    def get_direction(self) -> str:
+        return "maximize"
 
 
 class SpeakerChangeDetection(SegmentationPipeline):

@@ -26,9 +26,6 @@ PIPELINES = {
 }
 """Pipeline of each task."""
 
-LABELS = {"speech": "SPEECH", "overlap": "OVERLAP"}
-"""What the regions of a task are called; changes are times."""
-
 
 @dataclass(frozen=True)
 class Detector:

@@ -50,6 +50,7 @@ def load_pipeline(
     subfolder: str | None = None,
     token: str | None = None,
     cache_dir: str | Path | None = None,
+    base_url: str | None = None,
 ) -> Pipeline:
     """What `Pipeline.from_pretrained` does."""
     where = {
@@ -60,7 +61,15 @@ def load_pipeline(
     }
     frozen: Mapping[str, Any] = {}
     if model := remote_model(checkpoint):
-        return RemoteDiarization(model, token=token)
+        local = {"revision": revision, "subfolder": subfolder, "hparams_file": hparams_file}
+        if given := [name for name, value in local.items() if value is not None]:
+            raise ConfigError(f"{checkpoint} runs elsewhere: it has no {', '.join(given)}")
+        return RemoteDiarization(model, token=token, base_url=base_url)
+    if base_url is not None:
+        raise ConfigError(
+            f"base_url is of a server, and {checkpoint or 'the default pipeline'} runs here: name "
+            "pyannote/speaker-diarization-precision-2, or a newer one"
+        )
     if checkpoint is None:
         local = load_config(None).localize(token=token, cache_dir=cache_dir)
         pipeline: Pipeline = SpeakerDiarization(local)
@@ -86,14 +95,7 @@ def _described(document: Document, token: str | None, cache_dir) -> Pipeline:
             legacy=bool(params.get("legacy", False)),
             der_variant=params.get("der_variant"),
         )
-    if document.kind in _LEFT_OUT:
-        raise ConfigError(f"{document.where}: {document.kind} {_LEFT_OUT[document.kind]}")
-    if document.kind not in KINDS:
-        known = ", ".join(["SpeakerDiarization", *KINDS])
-        raise ConfigError(
-            f"{document.where}: pipeline {document.name!r} is none that runs on one's own machine "
-            f"({known})"
-        )
+    check_kind(document)
     options = {"token": token, "cache_dir": cache_dir, **document.params()}
     for name in _WEIGHTS:
         if (weights := document.weights(options.get(name))) is not None:
@@ -104,6 +106,23 @@ def _described(document: Document, token: str | None, cache_dir) -> Pipeline:
     if params := document.content.get("params"):
         pipeline.instantiate(params)
     return pipeline
+
+
+def check_kind(document: Document) -> None:
+    """
+    Raises
+    ------
+    ConfigError
+        The document is of a pipeline that raydiar does not have.
+    """
+    if document.kind in _LEFT_OUT:
+        raise ConfigError(f"{document.where}: {document.kind} {_LEFT_OUT[document.kind]}")
+    if document.kind not in KINDS:
+        known = ", ".join(["SpeakerDiarization", *KINDS])
+        raise ConfigError(
+            f"{document.where}: pipeline {document.name!r} is none that runs on one's own machine "
+            f"({known})"
+        )
 
 
 def _as_model(weights: Weights, token: str | None, cache_dir) -> dict[str, Any]:

@@ -34,12 +34,21 @@ class Range:
     low: float
     high: float
 
+    def suggested(self, name: str, trial) -> float:
+        """The value that a trial of optuna is to have."""
+        suggest = trial.suggest_int if isinstance(self.low, int) else trial.suggest_float
+        return suggest(name, self.low, self.high)
+
 
 @dataclass(frozen=True)
 class Choice:
     """Values that a hyper-parameter may take."""
 
     values: tuple
+
+    def suggested(self, name: str, trial):
+        """The value that a trial of optuna is to have."""
+        return trial.suggest_categorical(name, list(self.values))
 
 
 class Pipeline:
@@ -54,10 +63,14 @@ class Pipeline:
     preprocessors : dict
         Functions of a recording's mapping by the key whose value they make: `{"annotation":
         lambda file: …}`.
+    training : bool
+        Whether an optimizer of pyannote.pipeline is at work, which sets it: results are then
+        Annotations, which its metrics take.
     """
 
     def __init__(self, device: str | torch.device = "cpu"):
         claim_process()
+        self.training = False
         self.preprocessors: dict[str, Callable[[Mapping], Any]] = {}
         self._frozen: Nested = {}
         self.to(device)
@@ -72,6 +85,7 @@ class Pipeline:
         token: str | None = None,
         cache_dir: str | Path | None = None,
         use_auth_token: str | None = None,
+        base_url: str | None = None,
     ) -> Pipeline:
         """Load a pipeline and its weights.
 
@@ -84,6 +98,9 @@ class Pipeline:
             YAML file of hyper-parameters, which win over those of the configuration.
         revision, subfolder, token, cache_dir
             As in `raydiar.hub.fetch`; `use_auth_token` is the former name of `token`.
+        base_url : str, optional
+            Of the server that runs a premium model ("pyannote/speaker-diarization-precision-2"
+            and newer ones), where that is not pyannoteAI's; `token` is then its API key.
 
         Raises
         ------
@@ -98,6 +115,7 @@ class Pipeline:
             subfolder=subfolder,
             token=token or use_auth_token,
             cache_dir=cache_dir,
+            base_url=base_url,
         )
         if not isinstance(pipeline, cls):
             raise ConfigError(f"{checkpoint} is a {type(pipeline).__name__}, not a {cls.__name__}")
@@ -138,19 +156,30 @@ class Pipeline:
     def _set(self, params: Nested) -> None:
         """Take hyper-parameters whose names are known; their values are still to be checked."""
 
-    def parameters(self, instantiated: bool = False, frozen: bool = True) -> Nested:
+    def parameters(
+        self, trial=None, frozen: bool | None = None, instantiated: bool = False
+    ) -> Nested:
         """Hyper-parameters in their groups: what each may be, or what each is.
 
         Parameters
         ----------
+        trial : optuna.trial.BaseTrial, optional
+            Give the values that it suggests.
+        frozen : bool, optional
+            Give nothing but those that are frozen, or, where False, all others.
         instantiated : bool
-            Give values instead of a `Range` or `Choice`.
-        frozen : bool
-            Give values of those that are frozen; else leave them out.
+            Give values instead of a `Range` or `Choice`; those that are frozen have values in any
+            case.
         """
+        if trial is not None and (frozen or instantiated):
+            raise ConfigError("parameters are of a trial, or frozen, or instantiated: choose one")
+        if frozen:
+            return copy.deepcopy(self._frozen)
         values = copy.deepcopy(self._values())
         chosen = values if instantiated else _merged(self._spaces(), self._frozen)
-        return chosen if frozen else _without(chosen, self._frozen)
+        if trial is not None:
+            chosen = _suggested(chosen, trial)
+        return _without(chosen, self._frozen) if frozen is False else chosen
 
     def default_parameters(self) -> Nested:
         """Hyper-parameters to begin with, where nothing else is said."""
@@ -194,10 +223,25 @@ class Pipeline:
 
         return self.instantiate(read_parameters(path))
 
-    def dump_params(self, path: str | Path) -> None:
-        """Write hyper-parameters to a YAML file that `load_params` reads."""
-        text = yaml.safe_dump({"params": self.parameters(instantiated=True)}, sort_keys=False)
+    def dump_params(
+        self, path: str | Path, params: Nested | None = None, loss: float | None = None
+    ) -> str:
+        """Write hyper-parameters to a YAML file that `load_params` reads; gives its text.
+
+        Parameters
+        ----------
+        path : str or Path
+        params : dict, optional
+            By default those that the pipeline has.
+        loss : float, optional
+            Written beside them.
+        """
+        content = {"params": self.parameters(instantiated=True) if params is None else params}
+        if loss is not None:
+            content["loss"] = float(loss)
+        text = yaml.safe_dump(content, sort_keys=False)
         Path(path).write_text(text, encoding="utf-8")
+        return text
 
     def _check_names(self, params: Mapping, known: Mapping, where: str = "") -> None:
         for name, value in params.items():
@@ -213,6 +257,24 @@ class Pipeline:
                 raise ConfigError(f"{label} must be {wanted}, not {value!r}")
             if isinstance(value, Mapping):
                 self._check_names(value, known[name], label)
+
+    # -- optimizing: what `pyannote.pipeline.Optimizer` asks for -----------------------------
+
+    def get_metric(self):
+        """A new metric of pyannote.metrics by which results are judged."""
+        raise NotImplementedError(f"{type(self).__name__} has no metric")
+
+    def get_direction(self) -> str:
+        """Whether its metric is to be small ("minimize") or large ("maximize")."""
+        return "minimize"
+
+    def _flatten(self, params: Nested) -> Nested:
+        """Hyper-parameters without groups, whose names are put in front: `group>name`."""
+        flat = {}
+        for name, value in params.items():
+            inner = self._flatten(value) if isinstance(value, Mapping) else None
+            flat |= {name: value} if inner is None else {f"{name}>{k}": v for k, v in inner.items()}
+        return flat
 
     # -- recordings ------------------------------------------------------------------------
 
@@ -338,6 +400,19 @@ def _plain(params) -> Nested:
     if not isinstance(params, Mapping):
         raise ConfigError(f"hyper-parameters are a mapping of names to values, not {params!r}")
     return {k: _plain(v) if isinstance(v, Mapping) else v for k, v in params.items()}
+
+
+def _suggested(spaces: Nested, trial, where: str = "") -> Nested:
+    """What a trial suggests in the place of each `Range` and `Choice`."""
+    values = {}
+    for name, space in spaces.items():
+        label = f"{where}{name}"
+        if isinstance(space, Mapping):
+            values[name] = _suggested(space, trial, f"{label}>")
+        else:
+            known = isinstance(space, Range | Choice)
+            values[name] = space.suggested(label, trial) if known else space
+    return values
 
 
 def _merged(base: Nested, over: Nested) -> Nested:

@@ -349,7 +349,8 @@ class SpeakerDiarization(Pipeline):
             ).shifted(file.start)
             if reference := file.mapping.get("annotation"):
                 output = named_as(output, reference)
-            yield file.original, output.speaker_diarization if self.legacy else output
+            plain = self.legacy or self.training
+            yield file.original, output.speaker_diarization if plain else output
 
     def _bounds(self, file: AudioFile, options: dict) -> dict[str, int | None]:
         """Numbers of speakers of one recording."""

@@ -15,6 +15,8 @@ import pyarrow as pa
 from raydiar.corpus.output import dataset
 from raydiar.errors import ManifestError
 
+LABELS = {"speech": "SPEECH", "overlap": "OVERLAP"}
+"""What regions are called where turns have a speaker."""
 REGIONS = pa.list_(pa.struct([("start", pa.float64()), ("end", pa.float64())]))
 PIPELINE = pa.struct(
     [
@@ -109,4 +111,4 @@ def open(output: str) -> dataset.DiarizationDataset:
     OutputError
         If there is none.
     """
-    return dataset.open(output, tasks=("speech", "overlap", "changes"))
+    return dataset.open(output, tasks=(*LABELS, "changes"))

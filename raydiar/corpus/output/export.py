@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raydiar.corpus.output import dataset
+from raydiar.corpus.output import dataset, detections
 from raydiar.diarization import Diarization, Turn
 from raydiar.errors import OutputError
 from raydiar.formats import CSV_COLUMNS
@@ -56,7 +56,7 @@ class Exported:
 
 
 def export(output: str, form: str, destination: str, exclusive: bool = False) -> Exported:
-    """Write the turns of a dataset in another form.
+    """Write the turns of a dataset, or the regions of one of detections, in another form.
 
     Parameters
     ----------
@@ -74,9 +74,10 @@ def export(output: str, form: str, destination: str, exclusive: bool = False) ->
     Raises
     ------
     OutputError
-        If there is no dataset, it changes while it is read, or the destination cannot be written.
+        If there is no dataset, or one of changes, which are no turns; if it changes while it is
+        read; if the destination cannot be written.
     """
-    opened = dataset.open(output)
+    opened = dataset.open(output, tasks=("diarization", *detections.LABELS))
     write = {"rttm": _write_rttm, "csv": _write_csv, "json": _write_json, "turns": _write_turns}
     counts = {"ok": 0, "error": 0}
     try:
@@ -105,15 +106,31 @@ def rttm_name(recording_id: str) -> str:
 def _ok_rows(
     opened: dataset.DiarizationDataset, counts: dict[str, int]
 ) -> Iterator[pa.RecordBatch]:
-    """Batches of diarized recordings; every row is counted by its status."""
-    columns = ["recording_id", "uri", "status", "duration", "turns", "exclusive_turns"]
-    for batch in opened.batches(columns):
+    """Batches of the recordings that did not fail; every row is counted by its status."""
+    columns = ["recording_id", "uri", "status", "duration"]
+    label = detections.LABELS.get(dataset.task_of_schema(opened.schema))
+    found = ["turns", "exclusive_turns"] if label is None else ["regions"]
+    for batch in opened.batches([*columns, *found]):
         ok = pc.equal(batch.column("status"), "ok")
         num_ok = ok.true_count
         counts["ok"] += num_ok
         counts["error"] += len(batch) - num_ok
         if num_ok:
-            yield batch.filter(ok)
+            batch = batch.filter(ok)
+            yield batch if label is None else _as_turns(batch, label)
+
+
+def _as_turns(batch: pa.RecordBatch, label: str) -> pa.RecordBatch:
+    """Regions as turns of one speaker, who is called after what they are regions of."""
+    regions = batch.column("regions")
+    values = regions.flatten()
+    fields = [pc.struct_field(values, name) for name in ("start", "end")]
+    fields += [pa.repeat(label, len(values)), pa.nulls(len(values), pa.float32())]
+    turns = pa.StructArray.from_arrays(fields, fields=list(dataset.TURNS.value_type))
+    lengths = pa.array([0, *pc.list_value_length(regions).to_pylist()], pa.int32())
+    lists = pa.ListArray.from_arrays(pc.cumulative_sum(lengths), turns)
+    columns = {name: batch.column(name) for name in batch.schema.names if name != "regions"}
+    return pa.RecordBatch.from_pydict({**columns, "turns": lists, "exclusive_turns": lists})
 
 
 def _diarizations(batches: Iterable[pa.RecordBatch]) -> Iterator[Diarization]:
