@@ -135,6 +135,10 @@ class Diarization:
                 return getattr(self.speaker_diarization.copy(), name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
+    def __mul__(self, other: Annotation) -> np.ndarray:
+        """Seconds that each label shares with each of another's, as of Annotations."""
+        return self.speaker_diarization * other
+
     @cached_property
     def speaker_embeddings(self) -> np.ndarray:
         """(num_speakers, dimension) float32 in the order of `labels()`; zeros where unknown.

@@ -1,14 +1,19 @@
 """The examples of the document that raydiar was started from, with imports and names changed."""
 
+import os
 import re
+import subprocess
+import sys
 import wave
 
 import numpy as np
 import pytest
 import torch
+from serving_services import answer, make_services, serving, working
 
 from raydiar import audio, hub
 from raydiar.models import WeSpeakerResNet34
+from raydiar.pipelines import remote_client
 from raydiar.weights import SEGMENTATION_3_0
 
 CONFIG = """
@@ -83,3 +88,35 @@ def test_the_network_of_a_pipeline(snippet):
     with pytest.warns(UserWarning, match="is a pipeline, not a network"):
         exec("\n".join(line for line in lines if "odel" in line and "rainer" not in line), names)
     assert names["model"].num_frames(160000) == 589
+
+
+@pytest.mark.reference
+def test_a_premium_model(snippet, tmp_path, monkeypatch, capsys):
+    """On our own server, with a key of it."""
+    monkeypatch.setattr(remote_client, "_FIRST_LOOK", 0.01)
+    monkeypatch.setattr(remote_client, "_LONGEST_WAIT", 0.01)
+    with serving(make_services(tmp_path / "server")) as served:
+        _, secret = served.keys.create("ann")
+        monkeypatch.setenv("PYANNOTEAI_API_URL", served.media.public_url)
+        code = snippet("Premium pyannoteAI API").replace("PYANNOTEAI_API_KEY", secret)
+        with working(served.jobs, answer):
+            exec(code, {})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["start=0.0s stop=5.0s SPEAKER_00", "start=4.0s stop=12.0s SPEAKER_01"]
+
+
+@pytest.mark.reference
+def test_telemetry_is_turned_on_and_off(shared, tmp_path):
+    text = (shared / "seed.txt").read_text().partition("## Telemetry")[2]
+    code = text.partition("```python\n")[2].partition("```")[0]
+    code = code.replace("pyannote.audio", "raydiar") + "\nfrom raydiar import telemetry\n"
+    on, off = code.partition("# Disable")[0], code
+    for lines, expected in ((on, True), (off, False)):
+        told = lines + "\nfrom raydiar import telemetry\nprint(telemetry.is_enabled())"
+        environment = os.environ | {"XDG_CONFIG_HOME": str(tmp_path)}
+        environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = "http://127.0.0.1:9"
+        done = subprocess.run(
+            [sys.executable, "-c", told], env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == f"{expected}\n"

@@ -9,6 +9,8 @@ from raydiar.inference.powerset import powerset_mapping, to_multilabel
 from raydiar.models import Model
 from raydiar.windows import WindowGrid
 
+DEFAULT_THRESHOLD = 0.5
+
 
 class Segmenter:
     """A segmentation network over batches of windows.
@@ -55,7 +57,7 @@ class Segmenter:
             frame_step=model.frame_step,
             frame_duration=model.frame_duration,
         )
-        self._threshold = 0.5 if threshold is None else threshold
+        self._threshold = DEFAULT_THRESHOLD if threshold is None else threshold
         self._mapping = None
         if specifications.powerset:
             mapping = powerset_mapping(self.num_speakers, specifications.powerset_max_classes)

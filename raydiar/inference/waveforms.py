@@ -158,6 +158,8 @@ class Audio:
         ------
         InvalidSamples
             A waveform that is not (channel, time), or without sample rate.
+        ConfigError
+            A sample rate that is none, or an excerpt.
         TypeError
             Neither path, open file nor mapping.
         """
@@ -171,13 +173,23 @@ class Audio:
                 'mapping with "audio" or "waveform"'
             )
         checked = dict(file)
+        if checked.get("start"):
+            raise ConfigError(
+                'an excerpt is read with crop(file, Segment(start, end)), not by a "start"'
+            )
         if "waveform" not in checked:
             if "audio" not in checked:
                 raise TypeError('a mapping needs "audio" or "waveform"')
             return {"uri": Audio.validate_file(checked["audio"])["uri"], **checked}
         if "sample_rate" not in checked:
             raise InvalidSamples('a "waveform" needs its "sample_rate" in Hz')
-        waveform = torch.as_tensor(checked["waveform"])
+        rate = checked["sample_rate"]
+        if isinstance(rate, bool) or not isinstance(rate, int | float | np.number) or not rate > 0:
+            raise ConfigError(f"a sample rate of {rate!r} Hz makes no sense")
+        try:
+            waveform = torch.as_tensor(checked["waveform"])
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InvalidSamples(f"the waveform cannot be read as a tensor: {error}") from error
         if waveform.ndim != 2 or waveform.shape[0] > max(1, waveform.shape[1]):
             raise InvalidSamples(
                 f"a waveform has the shape (num_channels, num_samples), not {tuple(waveform.shape)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from raydiar.clustering.parameters import (
 from raydiar.diarization import Diarization
 from raydiar.errors import ConfigError, RaydiarError
 from raydiar.inference.local import LocalInference
+from raydiar.inference.segmenter import DEFAULT_THRESHOLD
 from raydiar.local_speakers import LocalSpeakers
 from raydiar.models import Model
+from raydiar.models.checkpoint import read_checkpoint
 from raydiar.pipelines.config import DEFAULT, LocalPipeline, PipelineConfig
 from raydiar.pipelines.config_file import CLUSTERINGS
 from raydiar.pipelines.files import AudioFile
@@ -183,11 +186,19 @@ class SpeakerDiarization(Pipeline):
     def embedding_exclude_overlap(self, exclude: bool) -> None:
         self._change(embedding_exclude_overlap=bool(exclude))
 
+    @cached_property
+    def _powerset(self) -> bool:
+        """Whether the segmentation network decides for itself, as those without a word do."""
+        specifications = read_checkpoint(self._pipeline.segmentation).specifications
+        return specifications is None or specifications.powerset
+
     def _values(self) -> Nested:
         config = self._pipeline.config
         segmentation: Nested = {"min_duration_off": config.min_duration_off}
         if config.segmentation_threshold is not None:
             segmentation["threshold"] = config.segmentation_threshold
+        elif not self._powerset:
+            segmentation["threshold"] = DEFAULT_THRESHOLD
         clustering = asdict(config.clustering)
         groups = {"segmentation": segmentation, "clustering": clustering}
         return {name: values for name, values in groups.items() if values}
@@ -224,7 +235,10 @@ class SpeakerDiarization(Pipeline):
     def default_parameters(self) -> Nested:
         """Those published with the clustering: of speaker-diarization-3.1, or of community-1."""
         clustering = asdict(type(self._pipeline.config.clustering)())
-        groups = {"segmentation": {"min_duration_off": 0.0}, "clustering": clustering}
+        segmentation = {"min_duration_off": 0.0}
+        if not self._powerset:
+            segmentation["threshold"] = DEFAULT_THRESHOLD
+        groups = {"segmentation": segmentation, "clustering": clustering}
         return {name: values for name, values in groups.items() if values}
 
     def describe(self) -> dict[str, str]:
