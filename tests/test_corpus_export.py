@@ -142,7 +142,7 @@ def test_an_output_that_changes_is_no_fault_of_the_destination(output, tmp_path,
 
     opened = dataset.open(output)
     assert opened.inventory.files
-    monkeypatch.setattr(dataset, "open", lambda _: opened)
+    monkeypatch.setattr(dataset, "open", lambda _, tasks: opened)
     monkeypatch.setattr(Folder, "open", vanish)
     with pytest.raises(OutputError, match="rewritten while it was read"):
         export(output, "csv", str(tmp_path / "file"))
