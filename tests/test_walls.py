@@ -11,19 +11,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "raydiar"
 
 # From the ground floor up; a room imports itself and what stands below it.
 FLOORS = [
-    {
-        "errors",
-        "windows",
-        "local_speakers",
-        "window_scores",
-        "storage",
-        "diarization",
-        "formats",
-        "picture",
-        "hub",
-    }
+    {"errors", "windows", "local_speakers", "storage", "diarization", "formats", "picture", "hub"}
     | {"telemetry", "plotting", "failures", "planning", "naming", "devices", "weights"}
-    | {"compat", "sample", "extras"},
+    | {"compat", "sample", "window_scores", "keywords", "extras"},
     {"audio", "simulation"},
     {"models", "clustering"},
     {"inference"},

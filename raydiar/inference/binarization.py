@@ -10,6 +10,7 @@ from pyannote.core import Annotation, Segment, SlidingWindowFeature, Timeline
 from scipy.signal import argrelmax
 
 from raydiar.errors import ConfigError
+from raydiar.keywords import check_number
 
 
 def hysteresis(
@@ -37,6 +38,8 @@ def hysteresis(
     offset = onset if offset is None else offset
     scores = np.nan_to_num(scores)
     on, off = scores > onset, scores < offset
+    if len(scores) == 0:
+        return on
     if initial_state is None:
         initial_state = scores[0] >= 0.5 * (onset + offset)
     decided = on | off
@@ -94,6 +97,8 @@ class Binarize:
     ):
         self.onset = onset
         self.offset = onset if offset is None else offset
+        check_number("min_duration_on", min_duration_on)
+        check_number("min_duration_off", min_duration_off)
         self.min_duration_on = min_duration_on
         self.min_duration_off = min_duration_off
         self.pad_onset = pad_onset
@@ -106,6 +111,7 @@ class Binarize:
         scores : (num_frames, num_classes) SlidingWindowFeature
             Its `labels` name the classes; numbers do without.
         """
+        _check(scores)
         values, frames = scores.data, scores.sliding_window
         labels = scores.labels or list(range(values.shape[1]))
         regions = Annotation()
@@ -148,15 +154,17 @@ class Peak:
             raise ConfigError(
                 f'scale must be "absolute", "relative" or "percentile", not {scale!r}'
             )
+        check_number("min_duration", min_duration)
         self.alpha = alpha
         self.min_duration = min_duration
         self.scale = scale
 
     def peaks(self, scores: SlidingWindowFeature) -> list[float]:
         """Times of the peaks, in seconds."""
-        values = np.nan_to_num(np.asarray(scores.data).reshape(len(scores.data), -1)[:, 0])
-        if len(values) < 3:
+        _check(scores)
+        if len(scores.data) < 3:
             return []
+        values = np.nan_to_num(np.asarray(scores.data).reshape(len(scores.data), -1)[:, 0])
         low, high = float(values.min()), float(values.max())
         if self.scale == "percentile":
             low, high = (float(np.percentile(values, share)) for share in (1, 99))
@@ -171,9 +179,20 @@ class Peak:
 
     def __call__(self, scores: SlidingWindowFeature) -> Timeline:
         """Segments from the start to the first peak, from there to the next, …, to the end."""
+        _check(scores)
+        if len(scores.data) == 0:
+            return Timeline()
         extent = scores.extent
         borders = [extent.start, *self.peaks(scores), extent.end]
         return Timeline([Segment(start, end) for start, end in pairwise(borders)])
+
+
+def _check(scores) -> None:
+    if not isinstance(scores, SlidingWindowFeature):
+        raise ConfigError(
+            "scores are a SlidingWindowFeature, which knows its frames, not a "
+            f"{type(scores).__name__}"
+        )
 
 
 def _runs(active: np.ndarray) -> list[tuple[int, int]]:

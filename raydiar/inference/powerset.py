@@ -75,7 +75,8 @@ class Powerset(nn.Module):
 
     def __init__(self, num_classes: int, max_set_size: int):
         super().__init__()
-        if not 0 <= max_set_size <= num_classes:
+        whole = all(type(number) is int for number in (num_classes, max_set_size))
+        if not whole or not 1 <= max_set_size <= num_classes:
             raise ConfigError(f"sets of {max_set_size} classes cannot be made of {num_classes}")
         self.num_classes = num_classes
         self.max_set_size = max_set_size
@@ -139,5 +140,7 @@ class Powerset(nn.Module):
         }
 
     def _check(self, scores: torch.Tensor, width: int) -> None:
+        if not isinstance(scores, torch.Tensor):
+            raise ConfigError(f"scores are a tensor, not a {type(scores).__name__}")
         if scores.shape[-1:] != (width,):
             raise ConfigError(f"expected (..., {width}) scores, not {tuple(scores.shape)}")

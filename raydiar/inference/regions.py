@@ -19,6 +19,7 @@ from raydiar.inference.batches import Job, Slice, Stretch, WindowBatch, cut, fil
 from raydiar.inference.memory import in_parts
 from raydiar.inference.numerics import float32_numerics
 from raydiar.inference.powerset import Powerset
+from raydiar.keywords import check_number
 from raydiar.models import Model
 from raydiar.models.specifications import Resolution
 from raydiar.window_scores import WindowScores
@@ -66,14 +67,15 @@ class FrameScorer:
                 f"a segmentation network is needed, which scores frames; {type(model).__name__} "
                 "gives one vector a window"
             )
-        duration = duration or specifications.duration
-        step = step or specifications.warm_up[0] or 0.1 * duration
+        duration = specifications.duration if duration is None else duration
+        check_number("duration", duration, above=True)
+        step = (specifications.warm_up[0] or 0.1 * duration) if step is None else step
+        check_number("step", step, above=True)
+        check_number("batch_size", batch_size, 1)
         if not 0 < step <= duration:
             raise ConfigError(
                 f"step must be above 0 s and at most the {duration:g} s of a window, not {step}"
             )
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
         self.model = model.eval()
         self.warm_up = specifications.warm_up
         self._reduce = reduce

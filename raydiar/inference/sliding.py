@@ -17,6 +17,7 @@ from raydiar.inference.devices import torch_device
 from raydiar.inference.numerics import float32_numerics
 from raydiar.inference.powerset import Powerset
 from raydiar.inference.waveforms import Audio, AudioFile
+from raydiar.keywords import check_hook, check_number, known_keywords
 from raydiar.models import Model
 from raydiar.models.specifications import Resolution
 
@@ -80,6 +81,7 @@ class Inference:
         A step that is longer than the window, or an unknown kind of window.
     """
 
+    @known_keywords
     def __init__(
         self,
         model: Model | str | Path | dict,
@@ -97,15 +99,14 @@ class Inference:
     ):
         if window not in ("sliding", "whole"):
             raise ConfigError(f'window must be "sliding" or "whole", not {window!r}')
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
+        check_number("batch_size", batch_size, 1)
+        check_hook(pre_aggregation_hook)
         self.model = get_model(model, token or use_auth_token, cache_dir)
         self.to(device if device is not None else self.model.device)
         self.window = window
         specifications = self.model.specifications
-        self.duration = duration or specifications.duration
-        if not self.duration > 0:
-            raise ConfigError(f"duration must be above 0 s, not {duration}")
+        self.duration = specifications.duration if duration is None else duration
+        check_number("duration", self.duration, above=True)
         if duration and not math.isclose(duration, specifications.duration):
             warnings.warn(
                 f"the model was trained on {specifications.duration:g} s windows, and is given "
@@ -113,7 +114,8 @@ class Inference:
                 stacklevel=2,
             )
         self.warm_up = specifications.warm_up
-        self.step = step or self.warm_up[0] or 0.1 * self.duration
+        self.step = (self.warm_up[0] or 0.1 * self.duration) if step is None else step
+        check_number("step", self.step, above=True)
         if not 0 < self.step <= self.duration:
             raise ConfigError(
                 f"step must be above 0 s and at most the {self.duration:g} s of a window, "
@@ -205,9 +207,13 @@ class Inference:
         ):
             return scores
         if self.pre_aggregation_hook is not None:
-            scores = SlidingWindowFeature(
-                self.pre_aggregation_hook(scores.data), scores.sliding_window
-            )
+            hooked = self.pre_aggregation_hook(scores.data)
+            if np.ndim(hooked) != 3 or np.shape(hooked)[:2] != scores.data.shape[:2]:
+                raise ConfigError(
+                    f"pre_aggregation_hook was given {scores.data.shape} scores and gave "
+                    f"{np.shape(hooked)}: windows and frames must stay"
+                )
+            scores = SlidingWindowFeature(np.asarray(hooked), scores.sliding_window)
         joined = self.aggregate(
             scores,
             self.model.receptive_field,
@@ -255,6 +261,7 @@ class Inference:
         ------
         InvalidSamples, AudioDecodeError, AudioNotFound, StorageDenied, StorageUnavailable
         """
+        check_hook(hook)
         waveform, sample_rate = self._audio(file)
         if self.window == "sliding":
             return self.slide(waveform, sample_rate, hook=hook)

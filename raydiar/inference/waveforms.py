@@ -14,6 +14,7 @@ from pyannote.core import Segment
 from raydiar import audio
 from raydiar.audio.native import decode_native
 from raydiar.errors import ConfigError, EmptyAudio, InvalidSamples
+from raydiar.keywords import check_binary, check_number, known_keywords
 from raydiar.naming import recording_name
 
 AudioFile = Any
@@ -32,11 +33,12 @@ class Audio:
         "downmix" for the mean of all channels, "random" for one of them; by default all stay.
     """
 
+    @known_keywords
     def __init__(self, sample_rate: int | None = None, mono: str | None = None):
         if mono not in (None, "downmix", "random"):
             raise ConfigError(f'mono must be "downmix", "random" or None, not {mono!r}')
-        if sample_rate is not None and not sample_rate > 0:
-            raise ConfigError(f"a sample rate of {sample_rate} Hz makes no sense")
+        if sample_rate is not None:
+            check_number("sample_rate", sample_rate, above=True)
         self.sample_rate = sample_rate
         self.mono = mono
 
@@ -83,6 +85,8 @@ class Audio:
         """
         if mode not in ("raise", "pad"):
             raise ConfigError(f'mode must be "raise" or "pad", not {mode!r}')
+        if not isinstance(segment, Segment):
+            raise ConfigError(f"an excerpt is a Segment(start, end), not {segment!r}")
         if not segment:
             raise ConfigError(f"there is nothing in {segment}: an excerpt has start < end")
         file = self.validate_file(file)
@@ -166,6 +170,7 @@ class Audio:
         if isinstance(file, str | Path):
             return {"audio": file, "uri": recording_name(file)}
         if hasattr(file, "read"):
+            check_binary(file)
             return {"audio": file, "uri": "stream"}
         if not isinstance(file, Mapping):
             raise TypeError(
@@ -183,9 +188,7 @@ class Audio:
             return {"uri": Audio.validate_file(checked["audio"])["uri"], **checked}
         if "sample_rate" not in checked:
             raise InvalidSamples('a "waveform" needs its "sample_rate" in Hz')
-        rate = checked["sample_rate"]
-        if isinstance(rate, bool) or not isinstance(rate, int | float | np.number) or not rate > 0:
-            raise ConfigError(f"a sample rate of {rate!r} Hz makes no sense")
+        check_number("sample_rate", checked["sample_rate"], above=True)
         try:
             waveform = torch.as_tensor(checked["waveform"])
         except (TypeError, ValueError, RuntimeError) as error:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from raydiar import telemetry
-from raydiar.errors import ConfigError
+from raydiar.errors import ConfigError, InvalidSamples
 from raydiar.models.convolutions import (
     Convolution,
     num_frames,
@@ -254,6 +254,32 @@ class Model(nn.Module):
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(1, self.num_channels, num_samples, generator=generator)
         return noise.to(self.device)
+
+    def __call__(self, *arguments, **keywords):
+        """
+        Raises
+        ------
+        InvalidSamples
+            Waveforms of another shape, or too short for a single frame.
+        """
+        try:
+            return super().__call__(*arguments, **keywords)
+        except (RuntimeError, ValueError, IndexError):
+            self._check_waveforms(arguments[0] if arguments else None)
+            raise
+
+    def _check_waveforms(self, waveforms) -> None:
+        shape = tuple(getattr(waveforms, "shape", ()))
+        if len(shape) != 3 or shape[1] != self.num_channels:
+            raise InvalidSamples(
+                f"{type(self).__name__} takes (batch, {self.num_channels}, num_samples) waveforms, "
+                f"not {shape or type(waveforms).__name__}"
+            )
+        if self.num_frames(shape[2]) < 1:
+            raise InvalidSamples(
+                f"{shape[2]} samples are too few for {type(self).__name__}, whose frames see "
+                f"{self.frame_duration}"
+            )
 
     # What Lightning's `summarize(model)` asks for beside `example_input_array`: no trainer, and a
     # batch that needs no moving.

@@ -21,8 +21,15 @@ _HOMES = {
 __all__ = list(_HOMES)
 
 
+_LEFT_OUT = {
+    "SpeechSeparation": "its weights could not be tried: diarize, and cut out the turns instead",
+}
+
+
 def __getattr__(name: str):
     # Lazy, because the configuration beside these is read where torch is not wanted.
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
+    if name in _LEFT_OUT:
+        raise ImportError(f"{name} is left out of raydiar: {_LEFT_OUT[name]}")
     raise AttributeError(f"module 'raydiar.pipelines' has no attribute {name!r}")

@@ -132,8 +132,14 @@ class PipelineConfig:
             plda = hub.gather(files, cache_dir).absolute()
 
         from raydiar.models import Model
+        from raydiar.models.embedding_network import EmbeddingNetwork
 
         network = Model.from_pretrained(embedding)
+        if not isinstance(network, EmbeddingNetwork):
+            raise ConfigError(
+                f"{self.embedding} holds a {type(network).__name__}, which gives scores of frames, "
+                "not speaker embeddings"
+            )
         return LocalPipeline(
             config=self,
             segmentation=segmentation,

@@ -82,7 +82,8 @@ class SegmentationPipeline(Pipeline):
         self.segmentation = segmentation
         self._model = get_model(segmentation, token or use_auth_token, cache_dir)
         if fast and step is None:
-            step = FAST_STEP * (duration or self._model.specifications.duration)
+            trained = self._model.specifications.duration
+            step = FAST_STEP * (trained if duration is None else duration)
         self.scorer = FrameScorer(
             self._model,
             self._reduce,

@@ -15,6 +15,7 @@ import numpy as np
 
 from raydiar import audio
 from raydiar.errors import ConfigError, InvalidSamples
+from raydiar.keywords import check_binary
 from raydiar.naming import distinct_names, recording_name
 
 
@@ -203,6 +204,7 @@ def _name(source) -> str:
     if isinstance(source, str | os.PathLike):
         return recording_name(source)
     if isinstance(source, io.IOBase) or hasattr(source, "read"):
+        check_binary(source)
         name = getattr(source, "name", None)
         return recording_name(name) if isinstance(name, str) else "stream"
     raise TypeError(

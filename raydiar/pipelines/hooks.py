@@ -15,6 +15,8 @@ from collections.abc import Mapping, MutableMapping
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from raydiar.keywords import check_hook
+
 
 class ProgressHook:
     """Bars on a terminal: context manager to pass as `hook=`; one bar a step.
@@ -131,6 +133,8 @@ class Hooks:
     """Several hooks as one."""
 
     def __init__(self, *hooks):
+        for hook in hooks:
+            check_hook(hook)
         self.hooks = hooks
 
     @property

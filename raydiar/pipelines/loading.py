@@ -59,6 +59,8 @@ def load_pipeline(
         "token": token,
         "cache_dir": cache_dir,
     }
+    if not isinstance(checkpoint, str | Path | Mapping | None):
+        raise ConfigError(f"a pipeline is named by a path, repository or mapping: {checkpoint!r}")
     frozen: Mapping[str, Any] = {}
     if model := remote_model(checkpoint):
         local = {"revision": revision, "subfolder": subfolder, "hparams_file": hparams_file}

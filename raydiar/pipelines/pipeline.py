@@ -22,6 +22,7 @@ from raydiar import telemetry
 from raydiar.errors import ConfigError, RaydiarError
 from raydiar.inference.devices import torch_device
 from raydiar.inference.forks import check_not_forked, claim_process
+from raydiar.keywords import check_hook, known_keywords
 from raydiar.pipelines.files import AudioFile, with_distinct_names
 
 Nested = dict[str, Any]
@@ -76,6 +77,7 @@ class Pipeline:
         self.to(device)
 
     @classmethod
+    @known_keywords
     def from_pretrained(
         cls,
         checkpoint: str | Path | Mapping | None = None,
@@ -328,6 +330,7 @@ class Pipeline:
         """
         check_not_forked()
         self._check_options(options)
+        check_hook(hook)
         if isinstance(file, list | tuple):
             files = with_distinct_names([self._opened(one, preload) for one in file])
             results = self._many(files, hook, on_error, options)

@@ -24,6 +24,7 @@ from raydiar.diarization import Diarization
 from raydiar.errors import ConfigError, RaydiarError
 from raydiar.inference.local import LocalInference
 from raydiar.inference.segmenter import DEFAULT_THRESHOLD
+from raydiar.keywords import known_keywords
 from raydiar.local_speakers import LocalSpeakers
 from raydiar.models import Model
 from raydiar.models.checkpoint import read_checkpoint
@@ -93,6 +94,7 @@ class SpeakerDiarization(Pipeline):
     `segmentation_batch_size`, `embedding_batch_size`, `embedding_exclude_overlap`, `legacy`.
     """
 
+    @known_keywords
     def __init__(
         self,
         pipeline: LocalPipeline | None = None,

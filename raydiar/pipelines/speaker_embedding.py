@@ -14,6 +14,7 @@ from raydiar.inference.devices import torch_device
 from raydiar.inference.numerics import float32_numerics
 from raydiar.inference.regions import FrameScorer
 from raydiar.inference.sliding import get_model
+from raydiar.keywords import check_number, known_keywords
 from raydiar.models import Model
 from raydiar.models.embedding_network import EmbeddingNetwork
 from raydiar.models.pooling import resize_masks
@@ -21,6 +22,7 @@ from raydiar.pipelines.files import AudioFile
 from raydiar.pipelines.pipeline import Pipeline
 from raydiar.weights import CAMPPLUS_ZH_EN
 
+_OTHERS = ("speechbrain/", "nvidia/", "hbredin/")  # of SpeechBrain, NeMo and ONNX
 _LENGTH_STEP = 25  # frames: as in diarization, so that one voice gives one vector in both
 
 
@@ -53,6 +55,7 @@ class PretrainedSpeakerEmbedding:
 
     metric = "cosine"
 
+    @known_keywords
     def __init__(
         self,
         embedding: Model | str | Path | dict | None = None,
@@ -62,6 +65,11 @@ class PretrainedSpeakerEmbedding:
         cache_dir: str | Path | None = None,
     ):
         embedding = CAMPPLUS_ZH_EN.uri if embedding is None else embedding
+        if isinstance(embedding, str) and embedding.startswith(_OTHERS):
+            raise ConfigError(
+                f"{embedding} needs a framework of its own, which raydiar does without: name "
+                "pyannote/wespeaker-voxceleb-resnet34-LM or pyannote/embedding, or nothing"
+            )
         self.model_ = get_model(embedding, token or use_auth_token, cache_dir)
         if not isinstance(self.model_, EmbeddingNetwork):
             raise ConfigError(
@@ -106,8 +114,10 @@ class PretrainedSpeakerEmbedding:
         Raises
         ------
         InvalidSamples
-            Another shape.
+            Another shape, or NaN.
         """
+        waveforms = torch.as_tensor(waveforms)
+        masks = None if masks is None else torch.as_tensor(masks)
         if waveforms.ndim != 3 or waveforms.shape[1] != 1:
             raise InvalidSamples(
                 f"expected (batch, 1, num_samples) waveforms, got {tuple(waveforms.shape)}"
@@ -118,7 +128,9 @@ class PretrainedSpeakerEmbedding:
             )
         if waveforms.shape[-1] < self.min_num_samples:
             return np.full((len(waveforms), self.dimension), np.nan, np.float32)
-        waveforms = waveforms.to(self.device)
+        if not waveforms.isfinite().all():
+            raise InvalidSamples("the waveforms hold NaN or infinity among their samples")
+        waveforms = waveforms.to(self.device, torch.float32)
         if masks is not None:
             masks = masks.to(self.device, torch.float32)
             if self.model_.embedding_mode == "cut":
@@ -158,6 +170,7 @@ class SpeakerEmbedding(Pipeline):
         As in `PretrainedSpeakerEmbedding`.
     """
 
+    @known_keywords
     def __init__(
         self,
         embedding: Model | str | Path | dict | None = None,
@@ -174,6 +187,8 @@ class SpeakerEmbedding(Pipeline):
         token = token or use_auth_token
         if window not in ("whole", "sliding"):
             raise ConfigError(f'window must be "whole" or "sliding", not {window!r}')
+        check_number("duration", duration, above=True)
+        check_number("step", step, above=True)
         if not 0 < step <= duration:
             raise ConfigError(f"step must be above 0 s and at most the {duration:g} s of a window")
         self._embedding = PretrainedSpeakerEmbedding(embedding, token=token, cache_dir=cache_dir)

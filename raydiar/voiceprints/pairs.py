@@ -10,7 +10,8 @@ import numpy as np
 
 from raydiar import hub
 from raydiar.clustering.plda import PLDA
-from raydiar.errors import ConfigError
+from raydiar.errors import ConfigError, InvalidSamples
+from raydiar.keywords import known_keywords
 from raydiar.voiceprints.verification import (
     Calibration,
     Cohort,
@@ -77,6 +78,7 @@ class SpeakerVerification:
         There is no calibration for this embedding, or cohort or PLDA are of another.
     """
 
+    @known_keywords
     def __init__(
         self,
         embedding: Model | str | Path | dict | None = None,
@@ -156,5 +158,11 @@ class SpeakerVerification:
     def embed(self, recording) -> np.ndarray:
         """(1, dimension) float32: the voice of a recording."""
         if isinstance(recording, np.ndarray):
-            return np.atleast_2d(recording).astype(np.float32)
+            voice = np.atleast_2d(recording).astype(np.float32)
+            wanted = (1, self._embed.dimension)
+            if voice.shape != wanted or not np.isfinite(voice).all():
+                raise InvalidSamples(
+                    f"a voice is an array of {wanted} numbers, without NaN, not {voice.shape}"
+                )
+            return voice
         return self._embed(recording)

@@ -257,6 +257,8 @@ def receipts_of(graph: Dataset) -> Iterator[dict]:
 def _cause(error: BaseException) -> str:
     """What a stage raised, without what Ray and Ray Data wrap around it."""
     while (deeper := getattr(error, "cause", None) or error.__cause__) is not None:
+        if type(deeper).__name__ == "SystemException":  # by which Ray Data marks errors of its own
+            break
         error = deeper
     message, _, _ = str(error).partition("\nFailed to apply UDF transform")
     return message if isinstance(error, RaydiarError) else f"{type(error).__name__}: {message}"
