@@ -3,7 +3,7 @@
 Same machine, threads, weights and recording, taking turns. `exact` looks at each instant ten
 times, as pyannote.audio does; `fast` twice.
 
-    python benchmarks/detection.py [--quick] [--json FILE]
+    python benchmarks/detection.py [--quick] [--seconds 600] [--repeats 3] [--json FILE]
 """
 
 from __future__ import annotations
@@ -36,10 +36,12 @@ def speech(text: str):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="one short run of each")
+    parser.add_argument("--seconds", type=int, default=600, help="of the recording")
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    seconds, repeats = (30, 1) if arguments.quick else (600, 3)
+    seconds, repeats = (30, 1) if arguments.quick else (arguments.seconds, arguments.repeats)
     weights = str(hub.fetch(SEGMENTATION_3_0.uri))
     workers = {
         "pyannote": Worker(

@@ -58,7 +58,10 @@ def test_the_script_says_in_one_line_what_is_wrong(tmp_path):
     assert job.stderr == f"raydiar: there is no manifest at {tmp_path}/m.csv\n"
 
 
-def test_ray_job_submit(manifest, tmp_path):
+@pytest.mark.parametrize(
+    "script", [["jobs/diarize_corpus.py"], ["jobs/detect_corpus.py", "speech"]], ids=lambda s: s[0]
+)
+def test_ray_job_submit(script, manifest, tmp_path):
     gcs, dashboard, client, agent, metrics = free_ports(5)
     environment = os.environ | {
         "RAY_AUTH_MODE": "token",
@@ -74,18 +77,13 @@ def test_ray_job_submit(manifest, tmp_path):
         head = subprocess.Popen(start, env=environment, stdout=log, stderr=log)
     try:
         submit = [RAY, "job", "submit", f"--address=http://127.0.0.1:{dashboard}"]
-        submit += ["--working-dir", ".", "--", sys.executable]
+        submit += ["--working-dir", ".", "--", sys.executable, *script]
+        submit += ["--manifest", manifest, "--output", str(tmp_path / "output")]
         wait_for_port(dashboard, head, tmp_path / "head.log")
-        for name, script in {
-            "output": ["jobs/diarize_corpus.py"],
-            "speech": ["jobs/detect_corpus.py", "speech"],
-        }.items():
-            options = ["--manifest", manifest, "--output", str(tmp_path / name)]
-            command = [*submit, *script, *options]
-            job = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-            assert job.returncode == 0, job.stdout + job.stderr
-            assert "The dataset is in" in job.stdout
-            assert statuses(tmp_path / name) == ["error", "ok"]
+        job = subprocess.run(submit, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert job.returncode == 0, job.stdout + job.stderr
+        assert "The dataset is in" in job.stdout
+        assert statuses(tmp_path / "output") == ["error", "ok"]
     finally:
         head.send_signal(signal.SIGTERM)  # it ends the processes that it started, and no others
         head.wait(60)
