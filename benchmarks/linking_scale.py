@@ -27,7 +27,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 from large_corpus import Corpus, make_corpus  # noqa: E402
 
 from raydiar.evaluation.linking import linking_scores  # noqa: E402
-from raydiar.voiceprints.linking import Linker, LinkingParameters  # noqa: E402
+from raydiar.voiceprints.linker import Linker  # noqa: E402
+from raydiar.voiceprints.linking import LinkingParameters  # noqa: E402
 
 SHARED = ROOT.parent / "shared"
 SIZES = ((1, 1), (2, 2), (3, 4), (5, 9), (10, 99), (100, 10**9))

@@ -27,7 +27,8 @@ from raydiar.voiceprints.agglomeration import Apart, Groups, agglomerate
 from raydiar.voiceprints.evidence import Evidence
 from raydiar.voiceprints.hubs import doubled_people, hub_voices
 from raydiar.voiceprints.index import VoiceprintIndex
-from raydiar.voiceprints.linking import Linker, LinkingParameters, link, link_into
+from raydiar.voiceprints.linker import Linker
+from raydiar.voiceprints.linking import LinkingParameters, link, link_into
 from raydiar.voiceprints.neighbors import Neighbors, neighbors
 from raydiar.voiceprints.reposts import reposts
 from raydiar.voiceprints.verification import default_calibration
