@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--json")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    into = Path(arguments.into or f".bench/learning-{arguments.what}")
+    into = Path(arguments.into or f".bench/learning-{arguments.what}").resolve()
     learn = learn_embedding if arguments.what == "embedding" else learn_segmentation
     begun = time.monotonic()
     found = learn(into, arguments.steps)

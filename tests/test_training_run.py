@@ -408,6 +408,13 @@ def test_commands_say_in_one_line_what_is_wrong(tmp_path):
             ["segmentation", str(manifest), "--into", str(tmp_path / "i"), "--tune-over", "a=1"],
             "say how often by --tune",
         ),
+        (
+            [
+                *("segmentation", str(manifest), "--into", str(tmp_path / "i"), "--tune", "2"),
+                *("--validate", str(manifest), "--tune-over", "margin=5:x"),
+            ],
+            "margin is drawn between two numbers",
+        ),
     ]
     for arguments, expected in cases:
         result = run(app, ["train", *arguments])

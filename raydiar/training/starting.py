@@ -13,6 +13,7 @@ from raydiar.storage.folder import Folder
 from raydiar.storage.lock import OutputLock
 from raydiar.training.folder import RunFolder
 from raydiar.training.recipe import Recipe, prepare
+from raydiar.training.tuning import choose, default_space, parse_range
 
 
 def start(
@@ -64,11 +65,15 @@ def start(
         from raydiar.corpus.job.bookkeeping import check_paths
 
         check_paths(into=folder, manifest=recipe.manifest, validate=recipe.validate)
+    space = [parse_range(text) for text in tune_over] or default_space(recipe)
     folder, holder = os.fspath(folder), uuid.uuid4().hex
     with OutputLock(Folder(folder), holder, say=_say):
         prepare(recipe, folder)
         if trials is not None:
-            _tune(recipe, folder, trials, tune_over, device)
+            from raydiar.training.ray import tune_on_ray
+
+            tune_on_ray(recipe, folder, trials, space, device=device)
+            choose(folder, space, recipe.training.seed)
         elif workers is None:
             from raydiar.training.run import train
 
@@ -91,15 +96,6 @@ def start(
                 recipe, folder, workers=workers, device=device, holder=holder, **ray_options
             )
         return RunFolder(folder).status()
-
-
-def _tune(recipe: Recipe, folder: str, trials: int, tune_over: Sequence[str], device: str) -> None:
-    from raydiar.training.ray import tune_on_ray
-    from raydiar.training.tuning import choose, default_space, parse_range
-
-    space = [parse_range(text) for text in tune_over] or default_space(recipe)
-    tune_on_ray(recipe, folder, trials, space, device=device)
-    choose(folder, space, recipe.training.seed)
 
 
 def _say(line: str) -> None:
