@@ -180,6 +180,9 @@ def test_the_page(server, expected, sample_wav):
 
 def test_short_recordings_pass_a_long_one(server, talk, long_talk):
     medias = [server.upload("long.wav", long_talk), server.upload("talk.wav", talk)]
+    # the worker's decoding processes run by now: to start one takes longer than a short recording
+    first = [server.submit(medias[1]) for _ in range(6)]
+    assert {server.finished(job_id)["status"] for job_id in first} == {"succeeded"}
     long = server.submit(medias[0])
     wait_until(lambda: server.status(long) == "running")
     short = [server.submit(medias[1]) for _ in range(4)]

@@ -20,7 +20,15 @@ import numpy as np
 
 from raydiar.audio.isolation import IsolatedDecoder
 from raydiar.diarization import Diarization
-from raydiar.errors import AudioNotFound, MediaTooLarge, RaydiarError, RecordingTooLong
+from raydiar.errors import (
+    AudioNotFound,
+    DecoderCrashed,
+    DecoderKilled,
+    DecoderStalled,
+    MediaTooLarge,
+    RaydiarError,
+    RecordingTooLong,
+)
 from raydiar.local_speakers import LocalSpeakers
 from raydiar.serving.deployments.inference import PcmSlice, cut
 from raydiar.serving.failures import message
@@ -132,7 +140,10 @@ class Processor:
         max_seconds = self._settings.max_hours * 3600.0
         if job.kind == "voiceprint":
             max_seconds = min(max_seconds, MAX_VOICEPRINT_SECONDS)
-        stated = await self._decoders.stated_seconds(str(path))
+        try:
+            stated = await self._decoders.stated_seconds(str(path))
+        except RaydiarError as error:
+            raise type(error)(message(error, job.media, str(path))) from error
         progress.audio_seconds = stated
         expected = max_seconds if stated is None else min(max_seconds, _with_margin(stated))
         try:
@@ -275,9 +286,16 @@ class _Decoders:
         )
 
     async def stated_seconds(self, path: str) -> float | None:
-        """How long a file says that it lasts; None if it does not, or is no recording."""
+        """How long a file says that it lasts; None if it does not, or is no recording.
+
+        Raises
+        ------
+        DecoderCrashed, DecoderStalled, DecoderKilled
+        """
         try:
             return (await self._run(lambda one: one.probe(path))).duration
+        except (DecoderCrashed, DecoderStalled, DecoderKilled):
+            raise
         except RaydiarError:
             return None  # decoding it will tell why
 
