@@ -129,6 +129,9 @@ def reconstruct(
         nobody else speaks.
     """
     most = int(count.max(initial=0))
+    if most == 0:  # nobody speaks
+        nothing = Runs(*np.zeros((3, 0), np.int64), np.zeros(0))
+        return nothing, nothing
     label_of = _by_window(local, labels)
     summed = np.zeros(max(num_clusters, most))
     found, found_exclusive = [], []

@@ -16,10 +16,18 @@ _COLLAR = "Seconds not scored around each boundary of the reference, half on eit
 
 def evaluate(
     reference: Annotated[
-        str, typer.Argument(help="The truth: an RTTM file, or a folder of RTTM files.")
+        str,
+        typer.Argument(
+            help="The truth: an RTTM file, or a folder of RTTM files; or words with speakers, as "
+            "STM, CTM or JSON."
+        ),
     ],
     hypothesis: Annotated[
-        str, typer.Argument(help="What is scored: the same, or a diarization dataset.")
+        str,
+        typer.Argument(
+            help="What is scored: the same, or a diarization dataset, which also says whose the "
+            "words of the truth are."
+        ),
     ],
     uem: Annotated[
         Path | None, typer.Option(help="UEM file or folder: what of each recording is scored.")
@@ -38,7 +46,24 @@ def evaluate(
         bool, typer.Option("--ray", help="Score on a Ray cluster: for 100,000 recordings.")
     ] = False,
 ) -> None:
-    """Score diarizations against a reference: DER and its parts, JER, speech, overlap, counts."""
+    """Score diarizations against a reference: DER and its parts, JER, speech, overlap, counts.
+
+    Where the truth is words, cpWER: words with those who said them.
+    """
+    from raydiar.evaluation.words import has_words
+
+    if has_words(reference):
+        others = {
+            "--uem": uem is not None,
+            "--collar": bool(collar),
+            "--skip-overlap": skip_overlap,
+            "--report": report is not None,
+            "--ray": ray,
+        }
+        if unfit := [name for name, given in others.items() if given]:
+            raise EvaluationError(f"{reference} holds words: {', '.join(unfit)} is for turns")
+        _evaluate_words(reference, hypothesis, compare, format)
+        return
     from raydiar.evaluation.recordings import match, read_recordings, read_uem
     from raydiar.evaluation.report import write_report
     from raydiar.evaluation.scoring import SHOWN, Conditions
@@ -93,6 +118,47 @@ def evaluate(
             raise EvaluationError(f"the report cannot be written: {error}") from error
 
 
+def _evaluate_words(reference: str, hypothesis: str, compare: str | None, form) -> None:
+    from raydiar.evaluation.attribution import SHOWN, score_words
+    from raydiar.evaluation.recordings import read_recordings
+    from raydiar.evaluation.tables import format_table
+    from raydiar.evaluation.words import has_words, read_words
+
+    truth = read_words(reference)
+
+    def score(source: str):
+        if has_words(source):
+            found = read_words(source)
+        else:
+            found = {name: each.turns for name, each in read_recordings(source).items()}
+        attribution, missing, extra = score_words(truth, found)
+        if missing:
+            print(
+                f"raydiar: {source}: {len(missing)} recordings have no hypothesis, all their words "
+                f"count as deleted: {_some(missing)}",
+                file=sys.stderr,
+            )
+        if extra:
+            print(
+                f"raydiar: {source}: {len(extra)} recordings without reference are left out: "
+                f"{_some(extra)}",
+                file=sys.stderr,
+            )
+        return attribution
+
+    attribution = score(hypothesis)
+    print(format_table(attribution.rows(), SHOWN, form))
+    if form not in (TableFormat.text, TableFormat.markdown):
+        return
+    interval = attribution.interval
+    print(f"\ncpWER {interval.value:.1%}, 95 % interval {interval.low:.1%} to {interval.high:.1%}")
+    if not has_words(hypothesis):
+        print("words of the reference, given to whoever speaks in the hypothesis")
+    if compare is not None:
+        other = score(compare)
+        _print_comparison(attribution, compare, other, attribution.compare(other))
+
+
 def _notes(matched, regions) -> list[str]:
     notes = []
     if matched.missing:
@@ -119,7 +185,7 @@ def _some(names: list[str]) -> str:
 def _print_comparison(evaluation, name, other, difference) -> None:
     verdict = "more than chance" if difference.significant else "no more than chance"
     print(
-        f"{name}: DER {other.total.diarization_error_rate:.1%}, "
+        f"{name}: {other.measure} {other.interval.value:.1%}, "
         f"{100 * difference.value:+.2f} points ({100 * difference.low:+.2f} to "
         f"{100 * difference.high:+.2f}), {verdict} (p = {difference.p:.3f}, paired permutation)"
     )
@@ -129,7 +195,7 @@ def _print_comparison(evaluation, name, other, difference) -> None:
     }
     for recording in sorted(gaps, key=lambda recording: -abs(gaps[recording]))[:5]:
         if gaps[recording]:
-            print(f"  {recording}: {gaps[recording]:+.1f} s of errors")
+            print(f"  {recording}: {gaps[recording]:+.1f} {other.unit} of errors")
 
 
 _PIPELINE = "Hub repository, directory or config; default embedded."

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
@@ -67,6 +68,9 @@ class Evaluation:
         By recording.
     conditions : Conditions
     """
+
+    measure: ClassVar = "DER"
+    unit: ClassVar = "s"
 
     errors: dict[str, DiarizationErrors]
     conditions: Conditions
