@@ -229,7 +229,7 @@ def infer(
             paths = [into / name / row["uri"] for row in csv.DictReader(file)]
     for path in paths[:first]:
         target = folder / f"{path.stem}.npz"
-        if target.exists():
+        if target.exists() or (into / f"{name}-local" / target.name).exists():
             continue
         begun = time.monotonic()
         scores.clear()

@@ -20,6 +20,7 @@ _OF_MODULE = {
     "pydantic": "serve",
     "lightning": "train",
     "torchaudio": "train",
+    "rapidfuzz": "evaluate",
     "pyannote": "evaluate",  # pyannote.metrics; pyannote.core is always there
     "matplotlib": "plot",
     "optuna": "tune",

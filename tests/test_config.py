@@ -11,11 +11,11 @@ import torch
 import yaml
 
 from raydiar import Pipeline, hub
-from raydiar.clustering import AgglomerativeParameters, VBxParameters
+from raydiar.clustering import AgglomerativeParameters, CountingParameters, VBxParameters
 from raydiar.errors import ConfigError, WeightsNotFound
 from raydiar.models import WeSpeakerResNet34
-from raydiar.pipelines.config import DEFAULT, Weights
-from raydiar.pipelines.config_file import diarization_config, load_config
+from raydiar.pipelines.config import DEFAULT, EXACT, SOFT, Weights
+from raydiar.pipelines.config_file import diarization_config, load_config, write_config
 from raydiar.pipelines.document import Document
 
 LEGACY = """
@@ -127,9 +127,41 @@ def test_fingerprint_follows_the_numbers():
         {"dtype": "bfloat16"},
         {"clustering": AgglomerativeParameters(threshold=0.6)},
         {"embedding_exclude_overlap": False},
+        {"counting": CountingParameters()},
     ):
         other = dataclasses.replace(DEFAULT, **change)
         assert local.with_config(other).fingerprint != local.fingerprint
+
+
+def test_configurations_with_a_name(tmp_path, monkeypatch):
+    assert load_config(None) == load_config("default") == DEFAULT
+    assert (load_config("exact"), load_config("soft")) == (EXACT, SOFT)
+    exact = EXACT.localize()
+    assert "counting" not in exact.parameters  # as in rows of before there was another way
+    assert exact.fingerprint == "f6b35fe6a59241d7c8b856465d8cb150"
+    soft = Pipeline.from_pretrained("soft")
+    assert soft.describe()["fingerprint"] == exact.with_config(SOFT).fingerprint
+    assert soft.describe()["fingerprint"] != exact.fingerprint
+    assert soft.parameters(instantiated=True)["counting"] == {"speech": 0.4, "overlap": 0.4}
+    # either becomes the other
+    assert SOFT.with_parameters({"counting": None}) == EXACT
+    assert EXACT.with_parameters({"counting": {}}) == SOFT
+    # somebody's folder of that name is theirs
+    (tmp_path / "exact").mkdir()
+    (tmp_path / "exact/config.yaml").write_text(write_config(EXACT).replace("0.7045", "0.6045"))
+    monkeypatch.chdir(tmp_path)
+    assert load_config("./exact").clustering.threshold == pytest.approx(0.6045, abs=1e-4)
+
+
+@pytest.mark.parametrize("wrong", [0, 1, -0.1, 1.5, True, "0.4", None, float("nan")])
+def test_beliefs_lie_between_none_and_sure(wrong):
+    with pytest.raises(ConfigError, match=r"counting\.speech"):
+        DEFAULT.with_parameters({"counting": {"speech": wrong}})
+
+
+def test_counting_has_no_other_parameter():
+    with pytest.raises(ConfigError, match="counting has no such parameter"):
+        DEFAULT.with_parameters({"counting": {"onset": 0.4}})
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from raydiar.evaluation.references import References
 from raydiar.evaluation.tables import format_table
 from raydiar.evaluation.tuning import Objective, search_space, tune
 from raydiar.local_speakers import pack_activity
-from raydiar.pipelines.config import DEFAULT
+from raydiar.pipelines.config import DEFAULT, SOFT
 from raydiar.pipelines.config_file import load_config, write_config
 from raydiar.storage.folder import Folder
 
@@ -227,6 +227,8 @@ def test_a_search_needs_labelled_recordings(tmp_path, weights):
 
 def test_each_clustering_has_parameters_to_search():
     assert {"clustering.threshold", "clustering.min_cluster_size"} < set(search_space(DEFAULT))
+    assert {"counting.speech", "counting.overlap"} < set(search_space(SOFT))
+    assert "counting.speech" not in search_space(DEFAULT)
     vbx = load_config({"pipeline": {"name": "SpeakerDiarization", "params": {
         "segmentation": "a", "embedding": "b", "plda": "c"}}})  # fmt: skip
     assert {"clustering.Fa", "clustering.Fb"} < set(search_space(vbx))
@@ -245,6 +247,8 @@ def test_a_configuration_is_read_back_as_it_was_written(tmp_path, clustering):
         }},
         "params": {"segmentation": {"min_duration_off": 0.25}, "clustering": vars(clustering)},
     })  # fmt: skip
+    if isinstance(clustering, VBxParameters):
+        config = config.with_parameters({"counting": {"speech": 0.3}})
     path = tmp_path / "config.yaml"
     path.write_text(write_config(config))
     assert load_config(path) == config

@@ -10,6 +10,7 @@ from clustering_cases import FRAME, conversation
 from raydiar.clustering import (
     PLDA,
     AgglomerativeParameters,
+    CountingParameters,
     KMeansParameters,
     VBxParameters,
     resolve,
@@ -74,6 +75,51 @@ def test_exclusive_turns_never_overlap_and_cover_all_speech():
     assert all(one.end <= other.start for one, other in pairwise(turns))
     covered = sum(turn.duration for turn in turns)
     assert covered == pytest.approx(6.0 + 12.0 + 6.0, abs=6 * FRAME)
+
+
+def believed(local, start, end, posterior):
+    """Silence of (start, end) s, where a window believes in each of its speakers so much."""
+    grid = local.grid
+    posteriors = local.posteriors.copy()
+    for window, offset in enumerate(grid.frame_offsets(local.num_windows)):
+        times = grid.frame_time(np.arange(offset, offset + grid.num_frames))
+        posteriors[window, (times >= start) & (times < end)] = [round(255 * p) for p in posterior]
+    return replace(local, posteriors=posteriors)
+
+
+def test_speech_that_is_half_heard_counts_where_beliefs_do():
+    # the same person goes on, but silence was a little likelier in every window
+    spoken = [(1.0, 7.0, 0), (8.0, 14.0, 0)]
+    local = believed(conversation(spoken, 20.0), 7.0, 8.0, (0.45, 0.0, 0.0))
+    assert_turns(resolve(local, AHC).turns, spoken)
+    counted = resolve(local, AHC, counting=CountingParameters(speech=0.4))
+    assert_turns(counted.turns, [(1.0, 14.0, 0)])
+    assert 0.4 < counted.turns[0].confidence < 0.9
+    assert_turns(resolve(local, AHC, counting=CountingParameters(speech=0.5)).turns, spoken)
+
+
+def test_one_of_two_voices_is_one_speaker():
+    # no window knows which of the two it is: that is no overlap
+    local = believed(conversation(DIALOGUE, 30.0), 7.0, 8.0, (0.5, 0.45, 0.0))
+    turns = resolve(local, AHC, counting=CountingParameters(0.4, 0.4)).turns
+    assert sum(turn.start <= 7.5 < turn.end for turn in turns) == 1
+    # and two of two are
+    local = believed(conversation(DIALOGUE, 30.0), 7.0, 8.0, (0.9, 0.6, 0.0))
+    turns = resolve(local, AHC, counting=CountingParameters(0.4, 0.4)).turns
+    assert {turn.speaker for turn in turns if turn.start <= 7.5 < turn.end} == {
+        "SPEAKER_00",
+        "SPEAKER_01",
+    }
+
+
+def test_beliefs_that_are_sure_count_as_decisions_do():
+    local = conversation(DIALOGUE, 30.0, posterior=1.0)
+    local = replace(local, posteriors=np.where(local.posteriors == 255, 255, 0).astype(np.uint8))
+    for counting in (CountingParameters(), CountingParameters(0.01, 0.99)):
+        output = resolve(local, AHC, counting=counting)
+        assert output.turns == resolve(local, AHC).turns
+    alone = resolve(local, AHC, counting=CountingParameters(), max_speakers=1)
+    assert {turn.speaker for turn in alone.turns} == {"SPEAKER_00"}
 
 
 def test_speakers_are_numbered_as_they_are_heard():

@@ -2,6 +2,7 @@
 
 from raydiar.clustering.parameters import (
     AgglomerativeParameters,
+    CountingParameters,
     KMeansParameters,
     VBxParameters,
 )
@@ -11,6 +12,7 @@ from raydiar.clustering.resolve import resolve
 __all__ = [
     "PLDA",
     "AgglomerativeParameters",
+    "CountingParameters",
     "KMeansParameters",
     "VBxParameters",
     "resolve",

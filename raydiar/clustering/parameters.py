@@ -72,6 +72,31 @@ class KMeansParameters:
 
 
 @dataclass(frozen=True)
+class CountingParameters:
+    """How many speak at once, from what windows believe rather than from what they decided.
+
+    A window's decision needs one set of speakers to be likelier than any other, silence among
+    them; speech that several windows half hear is lost that way. Here beliefs are averaged first.
+
+    Attributes
+    ----------
+    speech : float
+        Mean probability from which somebody speaks.
+    overlap : float
+        Mean probability from which somebody else speaks besides.
+    """
+
+    speech: float = 0.4
+    overlap: float = 0.4
+
+    def __post_init__(self):
+        for name in ("speech", "overlap"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
+                raise ConfigError(f"counting.{name} must lie between 0 and 1, got {value!r}")
+
+
+@dataclass(frozen=True)
 class SpeakerBounds:
     """Least and most speakers a recording may have; `maximum` None is no limit.
 

@@ -12,6 +12,7 @@ from itertools import combinations
 import numpy as np
 
 from raydiar.clustering.assignment import UNASSIGNED
+from raydiar.clustering.parameters import CountingParameters
 from raydiar.clustering.vectors import pieces
 from raydiar.local_speakers import LocalSpeakers
 from raydiar.windows import coverage, overlap_sum
@@ -38,23 +39,57 @@ class Runs:
     confidence: np.ndarray | None = None
 
 
-def count_speakers(local: LocalSpeakers) -> np.ndarray:
-    """Speakers talking at once: the mean over windows, rounded half to even.
+def count_speakers(local: LocalSpeakers, counting: CountingParameters | None = None) -> np.ndarray:
+    """Speakers talking at once.
 
     Frames whose middle lies past the end of the recording count none.
+
+    Parameters
+    ----------
+    counting : CountingParameters, optional
+        By beliefs; otherwise, as the reference does it, the mean over windows of how many were
+        decided to speak, rounded half to even.
 
     Returns
     -------
     count : (total_frames,) uint8
     """
+    count = _decided(local) if counting is None else _believed(local, counting)
+    count[local.grid.frame_time(np.arange(len(count))) >= local.duration] = 0
+    return count
+
+
+def _decided(local: LocalSpeakers) -> np.ndarray:
     grid = local.grid
     active = np.empty((local.num_windows, grid.num_frames), np.uint16)
     for piece in pieces(local.num_windows, BLOCK_WINDOWS):
         local.active(piece.start, piece.stop).sum(axis=2, out=active[piece])
     total = overlap_sum(active, grid)
     covered = np.maximum(coverage(local.num_windows, grid), 1)
-    count = np.rint(total / covered.astype(np.float32)).astype(np.uint8)
-    count[grid.frame_time(np.arange(len(count))) >= local.duration] = 0
+    return np.rint(total / covered.astype(np.float32)).astype(np.uint8)
+
+
+def _believed(local: LocalSpeakers, counting: CountingParameters) -> np.ndarray:
+    """Posteriors of a window add up to how many speak there: up to one, or one and more besides.
+
+    It takes one who may be either of two voices for one, as it should; only where two speak or
+    nobody does, and the window cannot say which, is this too high.
+    """
+    grid = local.grid
+    total = grid.total_frames(local.num_windows)
+    speech, second, third = (np.zeros(total, np.float32) for _ in range(3))
+    for piece in pieces(local.num_windows, BLOCK_WINDOWS):
+        expected = local.posteriors[piece].sum(axis=2, dtype=np.uint16)
+        offsets = grid.frame_offsets(expected.shape[0], piece.start)
+        for window, offset in zip(expected.astype(np.float32) / 255, offsets, strict=True):
+            frames = slice(offset, offset + grid.num_frames)
+            speech[frames] += np.minimum(window, 1)
+            second[frames] += (window - 1).clip(0, 1)
+            third[frames] += (window - 2).clip(0)
+    covered = np.maximum(coverage(local.num_windows, grid), 1)
+    count = (speech > counting.speech * covered).astype(np.uint8)
+    count += (count > 0) & (second > counting.overlap * covered)
+    count += (count > 1) & (third > counting.overlap * covered)
     return count
 
 

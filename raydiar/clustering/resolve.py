@@ -14,6 +14,7 @@ from raydiar.clustering.clusters import Clusters
 from raydiar.clustering.kmeans import kmeans
 from raydiar.clustering.parameters import (
     AgglomerativeParameters,
+    CountingParameters,
     KMeansParameters,
     SpeakerBounds,
     VBxParameters,
@@ -51,6 +52,7 @@ def resolve(
     min_duration_off: float = 0.0,
     uri: str = "recording",
     exact_limit: int = EXACT_LIMIT,
+    counting: CountingParameters | None = None,
     count: np.ndarray | None = None,
 ) -> Diarization:
     """Join the local speakers of a recording into its speakers and their turns.
@@ -70,6 +72,8 @@ def resolve(
     exact_limit : int
         With more embeddings than this to cluster, sub-clusters are clustered in their place
         ("two-level"): memory grows with the square of this number, 0.5 GB for 8,000.
+    counting : CountingParameters, optional
+        Count speakers by what windows believe; by default by what they decided, as the reference.
     count : (total_frames,) uint8, optional
         Speakers talking at once, where something knows better than the segmentation.
 
@@ -83,7 +87,7 @@ def resolve(
     """
     bounds = speaker_bounds(num_speakers, min_speakers, max_speakers)
     _check(local, clustering, plda, bounds, min_duration_off, exact_limit)
-    count = count_speakers(local) if count is None else count
+    count = count_speakers(local, counting) if count is None else count
     if not count.any():
         unmet = (f"no speech found, {bounds} speakers asked for",) if bounds.minimum > 1 else ()
         return Diarization(uri=uri, duration=local.duration, warnings=bounds.warnings + unmet)

@@ -101,7 +101,14 @@ def with_segmentation(local: LocalSpeakers, truth: np.ndarray) -> LocalSpeakers:
     )
 
 
-def _turns(local, labels, count, num_clusters: int, min_duration_off: float) -> list[Turn]:
+def turns_of_labels(
+    local: LocalSpeakers,
+    labels: np.ndarray,
+    count: np.ndarray,
+    num_clusters: int,
+    min_duration_off: float,
+) -> list[Turn]:
+    """Turns of local speakers whose voices are known; see `reconstruct`."""
     runs, _ = reconstruct(local, labels, count, num_clusters, min_duration_off)
     starts = local.grid.frame_time(runs.start)
     ends = np.minimum(local.grid.frame_time(runs.stop), local.duration)
@@ -125,12 +132,13 @@ def ablate(objective: Objective) -> dict[str, DiarizationErrors]:
         truth = activity_of(moved, local)
         for name, oracles in ABLATIONS.items():
             changed = with_segmentation(local, truth) if "segmentation" in oracles else local
-            count = count_speakers(changed)
+            # what the reference says is sure: believed or decided is the same
+            count = count_speakers(changed, config.counting)
             if "counting" in oracles:
                 count = truth.sum(0).astype(np.uint8)
             if "clustering" in oracles:
                 labels = reference_labels(changed, truth)
-                found = _turns(changed, labels, count, len(truth), config.min_duration_off)
+                found = turns_of_labels(changed, labels, count, len(truth), config.min_duration_off)
             else:
                 found = resolve(
                     changed,

@@ -38,6 +38,9 @@ def search_space(config: PipelineConfig) -> dict[str, tuple]:
     """What is searched: parameters by dotted name, each with kind, least and greatest value."""
     space: dict[str, tuple] = {"segmentation.min_duration_off": ("uniform", 0.0, 1.0)}
     clustering = config.clustering
+    if config.counting is not None:
+        space["counting.speech"] = ("uniform", 0.1, 0.6)
+        space["counting.overlap"] = ("uniform", 0.1, 0.6)
     if isinstance(clustering, AgglomerativeParameters):
         greatest = 1.4 if clustering.method in _EUCLIDEAN else 1.0
         space["clustering.threshold"] = ("uniform", 0.3, greatest)
@@ -124,6 +127,7 @@ class Objective:
                 min_speakers=recording["min_speakers"],
                 max_speakers=recording["max_speakers"],
                 min_duration_off=config.min_duration_off,
+                counting=config.counting,
             )
             shift = recording["start"] or 0.0
             scored = diarization_errors(
@@ -366,6 +370,8 @@ def _suggest(trial, space: dict[str, tuple]) -> dict[str, Any]:
 def _own(config: PipelineConfig, space: dict[str, tuple]) -> dict[str, Any]:
     """The pipeline's present parameters, brought inside what is searched."""
     own = {f"clustering.{name}": value for name, value in asdict(config.clustering).items()}
+    if config.counting is not None:
+        own |= {f"counting.{name}": value for name, value in asdict(config.counting).items()}
     own["segmentation.min_duration_off"] = config.min_duration_off
     return {
         name: type(least)(min(max(own[name], least), greatest))

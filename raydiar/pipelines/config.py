@@ -17,7 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from raydiar import __version__, hub
-from raydiar.clustering.parameters import AgglomerativeParameters, VBxParameters
+from raydiar.clustering.parameters import (
+    AgglomerativeParameters,
+    CountingParameters,
+    VBxParameters,
+)
 from raydiar.clustering.resolve import Clustering
 from raydiar.errors import ConfigError
 from raydiar.weights import CAMPPLUS_ZH_EN, SEGMENTATION_3_0, Weights
@@ -50,6 +54,8 @@ class PipelineConfig:
     segmentation_threshold : float or None
         Probability from which a local speaker is active, of networks without powerset output; 0.5
         where not given.
+    counting : CountingParameters or None
+        How speakers that talk at once are counted; None counts as the reference does.
     device : str or None
         Device that the configuration asks for.
     """
@@ -66,6 +72,7 @@ class PipelineConfig:
     dtype: str = "float32"
     device: str | None = None
     segmentation_threshold: float | None = None
+    counting: CountingParameters | None = None
 
     def __post_init__(self):
         if isinstance(self.clustering, VBxParameters) and self.plda is None:
@@ -111,6 +118,15 @@ class PipelineConfig:
                 if "threshold" in values:
                     values["segmentation_threshold"] = values.pop("threshold")
                 config = replace(config, **values)
+            elif group == "counting":
+                if values is None:
+                    config = replace(config, counting=None)
+                    continue
+                try:
+                    counting = replace(config.counting or CountingParameters(), **values)
+                except TypeError as error:
+                    raise ConfigError(f"counting has no such parameter: {error}") from None
+                config = replace(config, counting=counting)
             else:
                 raise ConfigError(f"unknown group of parameters {group!r}")
         return config
@@ -189,14 +205,15 @@ class LocalPipeline:
             "embedding_exclude_overlap": self.config.embedding_exclude_overlap,
             "min_duration_off": self.config.min_duration_off,
             "dtype": self.config.dtype,
-            **self._threshold,
+            **self._optional,
         }
 
     @property
-    def _threshold(self) -> dict[str, float]:
+    def _optional(self) -> dict[str, Any]:
         # Left out where there is none, so that fingerprints made before it was there still hold.
-        threshold = self.config.segmentation_threshold
-        return {} if threshold is None else {"segmentation_threshold": threshold}
+        threshold, counting = self.config.segmentation_threshold, self.config.counting
+        optional = {} if threshold is None else {"segmentation_threshold": threshold}
+        return optional if counting is None else optional | {"counting": asdict(counting)}
 
     @property
     def fingerprint(self) -> str:
@@ -291,3 +308,12 @@ DEFAULT = PipelineConfig(
     clustering=AgglomerativeParameters(),
 )
 """The embedded default: segmentation-3.0 (MIT) and CAM++ zh-en (Apache-2.0), from one wheel."""
+
+EXACT = DEFAULT
+"""The embedded networks with the numbers of pyannote.audio 4.0.7, whatever becomes the default."""
+
+SOFT = replace(EXACT, counting=CountingParameters())
+"""The same, but hears more speech: speakers are counted by what windows believe."""
+
+NAMED = {"default": DEFAULT, "exact": EXACT, "soft": SOFT}
+"""Configurations that have a name; a folder of the same name is meant with "./"."""

@@ -20,7 +20,7 @@ from raydiar.clustering.parameters import (
     VBxParameters,
 )
 from raydiar.errors import ConfigError
-from raydiar.pipelines.config import DEFAULT, PipelineConfig, Weights
+from raydiar.pipelines.config import DEFAULT, NAMED, PipelineConfig, Weights
 from raydiar.pipelines.document import Document, read_document, read_yaml
 
 CLUSTERINGS = {
@@ -43,9 +43,10 @@ def load_config(
     Parameters
     ----------
     checkpoint : str, Path or mapping, optional
-        Nothing for the embedded default; else a directory that holds `config.yaml` (a clone of a
-        Hub repository), a bundle, a configuration file, a Hub repository, or a parsed
-        configuration.
+        Nothing, or "default", for the embedded default; "exact" or "soft" for its networks with
+        the numbers of pyannote.audio, or counting speakers softly; else a directory that holds
+        `config.yaml` (a clone of a Hub repository), a bundle, a configuration file, a Hub
+        repository, or a parsed configuration.
 
     Raises
     ------
@@ -56,6 +57,8 @@ def load_config(
     """
     if checkpoint is None:
         return DEFAULT
+    if isinstance(checkpoint, str) and checkpoint in NAMED:
+        return NAMED[checkpoint]
     document = read_document(
         checkpoint, revision=revision, subfolder=subfolder, token=token, cache_dir=cache_dir
     )
@@ -120,6 +123,8 @@ def write_config(config: PipelineConfig) -> str:
             "segmentation": {"min_duration_off": config.min_duration_off},
         },
     }
+    if config.counting is not None:
+        document["params"]["counting"] = asdict(config.counting)
     if config.device is not None:
         document["device"] = config.device
     return yaml.safe_dump(document, sort_keys=False)

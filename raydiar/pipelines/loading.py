@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from raydiar.errors import ConfigError
+from raydiar.pipelines.config import NAMED
 from raydiar.pipelines.config_file import diarization_config, load_config, read_parameters
 from raydiar.pipelines.detection import (
     MultiLabelSegmentation,
@@ -72,8 +73,8 @@ def load_pipeline(
             f"base_url is of a server, and {checkpoint or 'the default pipeline'} runs here: name "
             "pyannote/speaker-diarization-precision-2, or a newer one"
         )
-    if checkpoint is None:
-        local = load_config(None).localize(token=token, cache_dir=cache_dir)
+    if checkpoint is None or (isinstance(checkpoint, str) and checkpoint in NAMED):
+        local = load_config(checkpoint).localize(token=token, cache_dir=cache_dir)
         pipeline: Pipeline = SpeakerDiarization(local)
     else:
         document = read_document(checkpoint, **where)

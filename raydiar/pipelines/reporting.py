@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from raydiar.clustering.parameters import CountingParameters
 from raydiar.clustering.reconstruction import count_speakers
 from raydiar.diarization import Diarization
 from raydiar.local_speakers import LocalSpeakers
@@ -53,13 +54,15 @@ class Reporter:
     def embedded(self, num_windows: int) -> None:
         self._advance("embeddings", num_windows)
 
-    def heard(self, file: AudioFile, local: LocalSpeakers) -> None:
+    def heard(
+        self, file: AudioFile, local: LocalSpeakers, counting: CountingParameters | None = None
+    ) -> None:
         """Local inference is done with a recording, and clustering begins."""
         if self._hook is None:
             return
         if self._artifacts:
             self._tell("segmentation", file, segmentation_artifact(local))
-            self._tell("speaker_counting", file, counting_artifact(local))
+            self._tell("speaker_counting", file, counting_artifact(local, counting))
             self._tell("embeddings", file, embeddings_artifact(local))
         else:
             for step in ("segmentation", "speaker_counting", "embeddings"):
@@ -110,11 +113,13 @@ def segmentation_artifact(local: LocalSpeakers) -> SlidingWindowFeature:
     return SlidingWindowFeature(local.active().astype(np.float32), windows)
 
 
-def counting_artifact(local: LocalSpeakers) -> SlidingWindowFeature:
+def counting_artifact(
+    local: LocalSpeakers, counting: CountingParameters | None = None
+) -> SlidingWindowFeature:
     """(total_frames, 1) uint8: how many speak at once."""
     from pyannote.core import SlidingWindowFeature
 
-    return SlidingWindowFeature(count_speakers(local)[:, None], _frames(local))
+    return SlidingWindowFeature(count_speakers(local, counting)[:, None], _frames(local))
 
 
 def embeddings_artifact(local: LocalSpeakers) -> np.ndarray:

@@ -202,7 +202,8 @@ class SpeakerDiarization(Pipeline):
         elif not self._powerset:
             segmentation["threshold"] = DEFAULT_THRESHOLD
         clustering = asdict(config.clustering)
-        groups = {"segmentation": segmentation, "clustering": clustering}
+        counting = asdict(config.counting) if config.counting else {}
+        groups = {"segmentation": segmentation, "clustering": clustering, "counting": counting}
         return {name: values for name, values in groups.items() if values}
 
     def _spaces(self) -> Nested:
@@ -220,10 +221,12 @@ class SpeakerDiarization(Pipeline):
                 "Fb": Range(0.01, 15.0),
             }
         segmentation = {"min_duration_off": Range(0.0, 1.0), "threshold": Range(0.1, 0.9)}
+        counting = {"speech": Range(0.05, 0.95), "overlap": Range(0.05, 0.95)}
+        groups = {"segmentation": segmentation, "clustering": clustering, "counting": counting}
         known = self._values()
         return {
             group: {name: space for name, space in spaces.items() if name in known[group]}
-            for group, spaces in {"segmentation": segmentation, "clustering": clustering}.items()
+            for group, spaces in groups.items()
             if group in known
         }
 
@@ -357,7 +360,7 @@ class SpeakerDiarization(Pipeline):
             decoded(), progress=reported.segmented, embedded=reported.embedded
         ):
             file, warnings, bounds = waiting.popleft()
-            reported.heard(file, local)
+            reported.heard(file, local, self._pipeline.config.counting)
             output = self.resolve(local, uri=file.uri, **bounds)
             reported.resolved(file, local, output)
             output = replace(
@@ -386,6 +389,7 @@ class SpeakerDiarization(Pipeline):
             config.clustering,
             plda=self._plda,
             min_duration_off=config.min_duration_off,
+            counting=config.counting,
             uri=uri,
             **bounds,
         )

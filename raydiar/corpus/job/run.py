@@ -374,7 +374,14 @@ class _Job:
         config = self.weights.config
         plda = PLDA.load(self.weights.plda) if self.weights.plda else None
         pipeline = dataset.pipeline_of(self.schema)
-        return Resolve(config.clustering, plda, config.min_duration_off, pipeline, self.schema)
+        return Resolve(
+            config.clustering,
+            plda,
+            config.min_duration_off,
+            pipeline,
+            self.schema,
+            config.counting,
+        )
 
     def write(self) -> Write:
         return Write(self.output, self.run, self.schema)

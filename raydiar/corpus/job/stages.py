@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raydiar.clustering import PLDA, resolve
+from raydiar.clustering import PLDA, CountingParameters, resolve
 from raydiar.clustering.resolve import Clustering
 from raydiar.corpus.inputs.plan import stated_seconds
 from raydiar.corpus.inputs.shard_record import SHARD
@@ -236,6 +236,7 @@ class Resolve:
         The `pipeline` column.
     schema : pyarrow.Schema
         Of the dataset.
+    counting : CountingParameters or None
     """
 
     clustering: Clustering
@@ -243,6 +244,7 @@ class Resolve:
     min_duration_off: float
     pipeline: dict
     schema: pa.Schema = field(repr=False)
+    counting: CountingParameters | None = None
 
     def __call__(self, table: pa.Table) -> pa.Table:
         pack = Pack(table)
@@ -266,6 +268,7 @@ class Resolve:
                 min_speakers=recording["min_speakers"],
                 max_speakers=recording["max_speakers"],
                 min_duration_off=self.min_duration_off,
+                counting=self.counting,
                 uri=recording["recording_id"],
             )
         except Exception as raised:

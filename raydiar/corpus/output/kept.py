@@ -32,8 +32,8 @@ _FILES = 1000  # of a plan, in one Parquet file
 def made_by(weights: LocalPipeline) -> dict:
     """What LocalSpeakers depend on: the pipeline without what only clustering needs."""
     parameters = dict(weights.parameters)
-    for name in ("clustering", "min_duration_off"):
-        parameters.pop(name)
+    for name in ("clustering", "min_duration_off", "counting"):
+        parameters.pop(name, None)
     return {
         "segmentation": weights.hashes["segmentation"],
         "embedding": weights.hashes["embedding"],

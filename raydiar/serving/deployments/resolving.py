@@ -7,7 +7,7 @@ from functools import partial
 
 from ray import serve
 
-from raydiar.clustering import PLDA, resolve
+from raydiar.clustering import PLDA, CountingParameters, resolve
 from raydiar.clustering.resolve import Clustering
 from raydiar.diarization import Diarization
 from raydiar.local_speakers import LocalSpeakers
@@ -25,16 +25,19 @@ class Resolver:
     clustering : Clustering
     plda : PLDA or None
     min_duration_off : float, s
+    counting : CountingParameters or None
     """
 
     clustering: Clustering
     plda: PLDA | None = field(repr=False)
     min_duration_off: float
+    counting: CountingParameters | None = None
 
     @classmethod
     def of(cls, pipeline: LocalPipeline) -> "Resolver":
         plda = PLDA.load(pipeline.plda) if pipeline.plda else None
-        return cls(pipeline.config.clustering, plda, pipeline.config.min_duration_off)
+        config = pipeline.config
+        return cls(config.clustering, plda, config.min_duration_off, config.counting)
 
     def __call__(self, local: LocalSpeakers, uri: str, **bounds: int | None) -> Diarization:
         """
@@ -51,6 +54,7 @@ class Resolver:
             self.clustering,
             plda=self.plda,
             min_duration_off=self.min_duration_off,
+            counting=self.counting,
             uri=uri,
             **bounds,
         )
