@@ -292,10 +292,17 @@ def test_a_labelled_manifest_is_searched_then_benchmarked(
 def test_a_benchmark_says_what_it_lacks(tmp_path):
     manifest = tmp_path / "m.csv"
     manifest.write_text("uri\na.wav\n")
+    into = ["--into", str(tmp_path / "b")]
     for arguments, told in (
-        (["benchmark", str(manifest), "--into", str(tmp_path / "b")], "no column `rttm`"),
+        (["benchmark", str(manifest), *into], "no column `rttm`"),
         (["benchmark"], "give a manifest"),
-        (["benchmark", "--recipe", "ami"], "--corpus"),
+        (["benchmark", "--recipe", "ami"], "needs the folder"),
+        # the folder alone, or as an option beside manifests
+        (["benchmark", "--recipe", "ami", *into, str(tmp_path)], f"{tmp_path} is not laid out"),
+        (
+            ["benchmark", "--recipe", "ami", *into, "--corpus", str(tmp_path)],
+            f"{tmp_path} is not laid out",
+        ),
         (["optimize", str(manifest), "--into", str(tmp_path / "o")], "no column `rttm`"),
     ):
         result = CliRunner().invoke(app, arguments)

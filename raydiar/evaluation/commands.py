@@ -205,17 +205,21 @@ def benchmark(
     manifests: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[MANIFEST]…", help="Manifests with a column `rttm`, and `uem` if need be."
+            metavar="[MANIFEST]…",
+            help="Manifests with a column `rttm`, and `uem` if need be; with --recipe, the folder "
+            "of the corpus.",
         ),
     ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
             help="Instead of a manifest, a corpus on disk: ami, voxconverse, aishell4, dihard3, "
-            "callhome, alimeeting or msdwild; with --corpus."
+            "callhome, alimeeting or msdwild."
         ),
     ] = None,
-    corpus: Annotated[Path | None, typer.Option(help="Folder of the recipe's corpus.")] = None,
+    corpus: Annotated[
+        Path | None, typer.Option(help="Folder of the recipe's corpus, beside manifests.")
+    ] = None,
     into: Annotated[
         Path, typer.Option(help="Folder of manifests and datasets; run again to go on.")
     ] = Path("benchmark"),
@@ -238,18 +242,21 @@ def benchmark(
     from raydiar.evaluation.scoring import Conditions
     from raydiar.evaluation.tables import format_table
 
+    if recipe is not None and corpus is None and manifests:
+        *manifests, folder = manifests
+        corpus = Path(folder)
     named = {Path(manifest).stem: manifest for manifest in manifests or ()}
     if len(named) != len(manifests or ()):
         raise EvaluationError("two manifests have one name: a corpus is called as its manifest is")
     published = {}
     if recipe is not None:
         if corpus is None:
-            raise EvaluationError("--recipe needs --corpus, the folder where the corpus lies")
+            raise EvaluationError("--recipe needs the folder where the corpus lies")
         made = write_manifests(recipe, corpus, into / "manifests")
         named |= {title: str(path) for title, path in made.items()}
         published = RECIPES[recipe].published
     if not named:
-        raise EvaluationError("give a manifest, or --recipe and --corpus")
+        raise EvaluationError("give a manifest, or --recipe and the folder of a corpus")
     conditions = Conditions(collar, skip_overlap)
     rows = []
     for title, manifest in named.items():
