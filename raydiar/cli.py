@@ -43,7 +43,9 @@ _FORMAT_HELP = "; ".join(f"{format.name}: {format.about}" for format in FORMATS.
 
 Pipeline = Annotated[
     str | None,
-    typer.Option(help="Hub repository, directory, bundle or config; default embedded."),
+    typer.Option(
+        help="Hub repository, directory, bundle, config, exact or soft; default embedded."
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
 Token = Annotated[str | None, typer.Option(help="Hugging Face token for gated weights.")]

@@ -112,6 +112,30 @@ def test_one_of_two_voices_is_one_speaker():
     }
 
 
+def test_every_host_counts_as_its_pipeline_says():
+    from raydiar.corpus.job.run import _Job
+    from raydiar.corpus.output import dataset
+    from raydiar.pipelines import SpeakerDiarization
+    from raydiar.pipelines.config import EXACT, SOFT
+    from raydiar.serving.resolving import Resolver
+
+    spoken = [(1.0, 7.0, 0), (8.0, 14.0, 0)]
+    local = believed(conversation(spoken, 20.0), 7.0, 8.0, (0.45, 0.0, 0.0))
+    weights = EXACT.localize()
+    for config, expected in ((EXACT, spoken), (SOFT, [(1.0, 14.0, 0)])):
+        pipeline = weights.with_config(config)
+        assert_turns(SpeakerDiarization(pipeline).resolve(local).turns, expected)
+        assert_turns(Resolver.of(pipeline)(local, "call").turns, expected)
+        schema = dataset.dataset_schema(192, pipeline=pipeline.describe())
+        job = _Job(output=None, run="r", plan=None, weights=pipeline, schema=schema).resolve()
+        asked = {"recording_id": "a", "uri": "a", "start": 0.0, "duration": None, "channel": None}
+        asked |= dict.fromkeys(("num_speakers", "min_speakers", "max_speakers"))
+        row = job._row(asked, None, [], local)
+        assert [turn["end"] for turn in row["turns"]] == pytest.approx(
+            [end for _, end, _ in expected], abs=FRAME
+        )
+
+
 def test_beliefs_that_are_sure_count_as_decisions_do():
     local = conversation(DIALOGUE, 30.0, posterior=1.0)
     local = replace(local, posteriors=np.where(local.posteriors == 255, 255, 0).astype(np.uint8))

@@ -47,7 +47,8 @@ def diarize(
         ),
     ] = None,
     pipeline: Annotated[
-        str | None, typer.Option(help="Hub repository, directory or config; default embedded.")
+        str | None,
+        typer.Option(help="Hub repository, directory, config, exact or soft; default embedded."),
     ] = None,
     device: Device = "auto",
     num_actors: NumActors = "auto",
@@ -91,7 +92,8 @@ def resolve(
     kept: Annotated[str, typer.Argument(help="What a job kept with --keep-local.")],
     output: Output,
     pipeline: Annotated[
-        str | None, typer.Option(help="Hub repository, directory or config; default embedded.")
+        str | None,
+        typer.Option(help="Hub repository, directory, config, exact or soft; default embedded."),
     ] = None,
     parameters: Annotated[
         list[str] | None,

@@ -198,7 +198,7 @@ def _print_comparison(evaluation, name, other, difference) -> None:
             print(f"  {recording}: {gaps[recording]:+.1f} {other.unit} of errors")
 
 
-_PIPELINE = "Hub repository, directory or config; default embedded."
+_PIPELINE = "Hub repository, directory, config, exact or soft; default embedded."
 
 
 def benchmark(

@@ -43,7 +43,8 @@ def serve(
         str | None, typer.Option(help="Voiceprint index to search, a folder or URI.")
     ] = None,
     pipeline: Annotated[
-        str | None, typer.Option(help="Hub repository, directory or config; default embedded.")
+        str | None,
+        typer.Option(help="Hub repository, directory, config, exact or soft; default embedded."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cuda or cpu.")] = None,
     no_keys: Annotated[
