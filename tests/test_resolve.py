@@ -117,7 +117,7 @@ def test_every_host_counts_as_its_pipeline_says():
     from raydiar.corpus.output import dataset
     from raydiar.pipelines import SpeakerDiarization
     from raydiar.pipelines.config import EXACT, SOFT
-    from raydiar.serving.resolving import Resolver
+    from raydiar.serving.deployments.resolving import Resolver
 
     spoken = [(1.0, 7.0, 0), (8.0, 14.0, 0)]
     local = believed(conversation(spoken, 20.0), 7.0, 8.0, (0.45, 0.0, 0.0))
