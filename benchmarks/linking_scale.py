@@ -2,9 +2,9 @@
 
     python benchmarks/linking_scale.py [--voices 10000 100000] [--seed 3] [--fit]
 
-The spreads of the voices are chosen (`tests/large_corpus.py`); `--fit` shows them and real ones side
-by side. Seeds 0 to 2 were for choosing, results are told of 3 and above. Voices drowned in noise
-are nobody's, and are counted apart; each size runs in a process of its own.
+The spreads of the voices are chosen (`tests/large_corpus.py`); `--fit` shows them and real ones
+side by side. Seeds 0 to 2 were for choosing, results are told of 3 and above. Voices drowned in
+noise are nobody's, and are counted apart; each size runs in a process of its own.
 """
 
 from __future__ import annotations

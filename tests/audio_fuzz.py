@@ -166,15 +166,15 @@ class Report:
     slowest: float = 0.0
 
 
-def fuzz(folder: Path, seconds: float, seed: int) -> Report:
-    """Decode mutated files for some time, as many as come."""
+def fuzz(folder: Path, seconds: float, seed: int, most: float = float("inf")) -> Report:
+    """Decode mutated files for some time, as many as come, or until there were `most`."""
     rng, report = random.Random(seed), Report()
     files = seeds(folder)
     others = list(files.values())
     deadline = time.monotonic() + seconds
     with IsolatedDecoder(time_limit=TIME_LIMIT) as decoder:
         decoder.decode(io.BytesIO(others[0]), warnings=[])
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and report.num_files < most:
             name = rng.choice(list(files))
             kind, content = mutated(rng, files[name], others)
             excerpt = rng.choice(({}, {}, {"start": 1.3, "duration": 1.0}, {"channel": 0}))

@@ -7,7 +7,8 @@ SECONDS = 30
 
 
 def test_no_file_does_any_harm(tmp_path):
-    report = fuzz(tmp_path, SECONDS, seed=20251125)
+    # a number of files that every machine reaches: the same ones everywhere
+    report = fuzz(tmp_path, SECONDS, seed=20251125, most=400)
     assert not report.faults, [fault for fault, _ in report.faults]
     assert report.num_files >= 20
     assert report.outcomes["samples"] > 0

@@ -4,6 +4,7 @@ Each comes out whole and in place, or with a message; never short, silent or shi
 """
 
 import io
+import struct
 import time
 import warnings
 from fractions import Fraction
@@ -16,6 +17,7 @@ from audio_files import RATE, at_rate, lag, snr, speech_like, write
 
 from raydiar.audio import decode, prepare_waveform, probe
 from raydiar.audio.isolation import IsolatedDecoder
+from raydiar.audio.resampling import frame_samples, silence_like
 from raydiar.errors import AudioDecodeError, AudioWarning, EmptyAudio, InvalidSamples
 
 SECONDS = 6.0
@@ -615,3 +617,42 @@ def test_odd_files_as_they_came(shared, name, seconds, message):
     assert len(samples) / RATE == pytest.approx(seconds, abs=0.03)
     assert np.abs(samples).max() > 3000
     assert [message in text for text in told] == ([True] if message else [])
+
+
+def test_a_stream_that_begins_after_the_header_costs_nothing(signal, tmp_path):
+    long = np.tile(signal, 20)  # longer than FFmpeg looks ahead
+    content = write(tmp_path / "a.flv", long, 44100, "mp3").read_bytes()
+    expected = decode(io.BytesIO(content))
+    place = 9 + 4  # header, size of no tag
+    while place < 0.9 * len(content):
+        place += 11 + int.from_bytes(content[place + 1 : place + 4], "big") + 4
+    # FFmpeg makes a stream of the first video tag that it meets, PyAV does not know of it
+    picture = bytes([0x12, 0, 0, 0x84, 0])
+    tag = bytes([9]) + len(picture).to_bytes(3, "big") + content[place + 4 : place + 8] + bytes(3)
+    tag += picture + (11 + len(picture)).to_bytes(4, "big")
+    found = decode(io.BytesIO(content[:place] + tag * 3 + content[place:]))
+    assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("num_channels", [8, 9, 16, 24])
+def test_arrays_of_many_microphones_are_mixed(signal, num_channels):
+    samples = (signal * 16384).astype("<i2")
+    frames = samples[:, None].repeat(num_channels, axis=1).tobytes()
+    form = struct.pack(
+        "<HHIIHH", 1, num_channels, RATE, RATE * 2 * num_channels, 2 * num_channels, 16
+    )
+    chunks = b"fmt " + struct.pack("<I", len(form)) + form
+    chunks += b"data" + struct.pack("<I", len(frames)) + frames
+    content = b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks
+    assert np.array_equal(decode(io.BytesIO(content)), samples)
+    assert np.array_equal(decode(io.BytesIO(content), channel=num_channels - 1), samples)
+
+
+@pytest.mark.parametrize("layout", ["mono", "stereo", "7.1", "24 channels"])
+@pytest.mark.parametrize("form", ["u8", "u8p", "s16", "s16p", "s32p", "flt", "fltp", "dblp"])
+def test_gaps_are_filled_with_silence_of_any_form(form, layout):
+    frame = av.AudioFrame(format=form, layout=layout, samples=100)
+    frame.sample_rate = RATE
+    silence = silence_like(frame, 1000)
+    assert (silence.samples, silence.sample_rate, silence.layout.name) == (1000, RATE, layout)
+    assert np.all(frame_samples(silence) == (128 if form[:2] == "u8" else 0))

@@ -101,7 +101,7 @@ class MonoResampler:
         yield from self.pull()
 
     def _mixed(self, frame: av.AudioFrame) -> av.AudioFrame:
-        channels = [np.frombuffer(plane, np.float32, frame.samples) for plane in frame.planes]
+        channels = [np.frombuffer(plane, np.float32, frame.samples) for plane in _planes(frame)]
         mono = av.AudioFrame.from_ndarray(self.mixer.mix(channels)[None], "flt", "mono")
         mono.sample_rate = self.rate
         return mono
@@ -155,6 +155,11 @@ def common_period(rate: int) -> int:
     return rate // gcd(rate, SAMPLE_RATE)
 
 
+def _planes(frame: av.AudioFrame) -> tuple:
+    """Planes of a frame: of eight or more, PyAV does not find the end, and gives what is none."""
+    return frame.planes[: frame.layout.nb_channels if frame.format.is_planar else 1]
+
+
 def frame_samples(frame: av.AudioFrame) -> np.ndarray:
     """Samples of all channels of a frame, in no particular order.
 
@@ -164,17 +169,17 @@ def frame_samples(frame: av.AudioFrame) -> np.ndarray:
     """
     dtype = np.dtype(_DTYPES[frame.format.name.removesuffix("p")])
     count = frame.samples * (1 if frame.format.is_planar else frame.layout.nb_channels)
-    return np.stack([np.frombuffer(plane, dtype, count) for plane in frame.planes])
+    return np.stack([np.frombuffer(plane, dtype, count) for plane in _planes(frame)])
 
 
 def silence_like(frame: av.AudioFrame, num_samples: int) -> av.AudioFrame:
     """A silent frame that fits into the same run."""
     kind = frame.format.name.removesuffix("p")
-    num_channels = frame.layout.nb_channels
-    planar = frame.format.is_planar
-    shape = (num_channels, num_samples) if planar else (1, num_samples * num_channels)
-    samples = np.full(shape, 128 if kind == "u8" else 0, _DTYPES[kind])
-    silence = av.AudioFrame.from_ndarray(samples, frame.format.name, frame.layout.name)
+    count = num_samples * (1 if frame.format.is_planar else frame.layout.nb_channels)
+    content = np.full(count, 128 if kind == "u8" else 0, _DTYPES[kind])
+    silence = av.AudioFrame(frame.format.name, frame.layout.name, num_samples)
+    for plane in _planes(silence):
+        np.frombuffer(plane, content.dtype, count)[:] = content
     silence.sample_rate = frame.sample_rate
     return silence
 

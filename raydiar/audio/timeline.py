@@ -162,12 +162,16 @@ class TimedFrames:
 
     def _demuxed(self) -> Iterator[av.Packet]:
         """Packets as they come; an error in between is a hole, of an extent unknown."""
-        for _ in range(_MOST_DEMUX_ERRORS):
+        while self._demux_errors < _MOST_DEMUX_ERRORS:
             try:
                 for packet in self._track.container.demux(self._track.stream):
                     if packet.size:
                         yield packet
                 return
+            except IndexError:
+                # A packet of a stream that began after the header (FLV, transport streams), of
+                # which PyAV does not know: none of ours.
+                continue
             except av.FFmpegError as error:
                 self._last_error = error
                 self._demux_errors += 1
