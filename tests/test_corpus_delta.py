@@ -18,12 +18,14 @@ from raydiar.errors import ConfigError, OutputError
 from raydiar.storage.folder import Folder
 
 READ = """
-import pickle, sys
+import os, pickle, sys
 from deltalake import DeltaTable
 table = DeltaTable(sys.argv[1], storage_options=eval(sys.argv[2]))
 rows = table.to_pyarrow_table().to_pylist()
 facts = (table.version(), table.history(1)[0], table.metadata().description, len(table.file_uris()))
 sys.stdout.buffer.write(pickle.dumps((rows, facts)))
+sys.stdout.flush()
+os._exit(0)  # pyarrow's threads may still be at work, and abort a process that ends in order
 """
 
 
