@@ -5,6 +5,7 @@
 #   make test            lint and tests; FAST=1 leaves out what takes long
 #   make bench           benchmarks (long); BENCH=name runs one of benchmarks/
 #   make docs            the pages of docs/, into site/
+#   make pictures        docs/pictures/, from the page in a browser
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -15,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
 
-.PHONY: help install demo test lint bench docs clean
+.PHONY: help install demo test lint bench docs pictures clean
 
 install: $(VENV)/.installed
 
@@ -55,6 +56,10 @@ bench: $(VENV)/.bench
 
 docs: $(VENV)/.test
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --config-file .ci/mkdocs.yml
+
+pictures: $(VENV)/.test
+	@$(BIN)/python -m pytest --quiet tests/test_serving_page.py -k timeline_shows
+	@cp .artifacts/result-light.png docs/pictures/page.png
 
 clean:
 	rm -rf site $(VENV) .bench demo-output .pytest_cache .ruff_cache *.egg-info
