@@ -128,6 +128,8 @@ def existing(case, job_id):
             body["voiceprints"][number] = VOICEPRINT
     if "jobId" in (case.path_parameters or {}) and len(case.path_parameters["jobId"]) % 2:
         case.path_parameters["jobId"] = job_id
+    if case.operation.label == "DELETE /v1/media/{key}":
+        case.path_parameters["key"] = "talk.wav"
 
 
 def test_whatever_fits_the_document_is_answered_as_documented(tmp_path):
@@ -141,6 +143,7 @@ def test_whatever_fits_the_document_is_answered_as_documented(tmp_path):
     job = services.jobs.create(owner, "diarize", {}, "media://talk.wav")
     schema = schemathesis.openapi.from_asgi("/openapi.json", create_api(services))
     operations = [result.ok() for result in schema.get_all_operations()]
+    operations.sort(key=lambda operation: operation.method.upper() == "DELETE")  # of what others use
     statuses = defaultdict(set)
     with working(services.jobs):
         for operation in operations:
@@ -156,12 +159,5 @@ def test_whatever_fits_the_document_is_answered_as_documented(tmp_path):
             try_out()
     never_well = {label for label, seen in statuses.items() if 200 not in seen}
     assert len(operations) == 25
-    # nobody guesses a signature or the name of an upload, and this job has no turns to correct
-    assert never_well == {
-        "PUT /v1/media/upload/{key}",
-        "GET /v1/media/download/{key}",
-        "DELETE /v1/media/{key}",
-        "GET /v1/jobs/{jobId}/corrections",
-        "PUT /v1/jobs/{jobId}/corrections",
-        "GET /v1/jobs/{jobId}/export/{form}",
-    }
+    # nobody guesses a signature
+    assert never_well == {"PUT /v1/media/upload/{key}", "GET /v1/media/download/{key}"}
