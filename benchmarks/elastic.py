@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -23,31 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import ray
 import torch
 from ray.cluster_utils import Cluster
-from training_files import TINY, write_conversations
+from training_files import small_recipe
 
-from raydiar.training import Recipe, TrainingConfig, start
+from raydiar.training import start
 from raydiar.training.folder import RunFolder
-
-
-def small_recipe(folder: Path, steps: int) -> Recipe:
-    manifest = write_conversations(folder, 3)
-    return Recipe(
-        "segmentation",
-        str(manifest),
-        validate=str(manifest),
-        architecture="PyanNet",
-        hyper_parameters=TINY,
-        task={"duration": 2.0, "max_speakers_per_chunk": 2},
-        training=TrainingConfig(
-            max_steps=steps,
-            batch_size=4,
-            learning_rate=1e-4,
-            schedule="constant",
-            checkpoint_every=2,
-            validate_every=10**6,
-            log_every=1,
-        ),
-    )
 
 
 class Watch:
@@ -99,7 +79,15 @@ def main() -> None:
     torch.set_num_threads(1)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     with tempfile.TemporaryDirectory() as home:
-        recipe = small_recipe(Path(home) / "talks", arguments.steps)
+        recipe = small_recipe(Path(home) / "talks")
+        training = replace(
+            recipe.training,
+            max_steps=arguments.steps,
+            batch_size=4,
+            schedule="constant",
+            validate_every=10**6,
+        )
+        recipe = replace(recipe, training=training)
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
         try:
             ray.init(cluster.address, log_to_driver=False)

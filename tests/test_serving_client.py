@@ -143,7 +143,7 @@ def test_whatever_fits_the_document_is_answered_as_documented(tmp_path):
     job = services.jobs.create(owner, "diarize", {}, "media://talk.wav")
     schema = schemathesis.openapi.from_asgi("/openapi.json", create_api(services))
     operations = [result.ok() for result in schema.get_all_operations()]
-    operations.sort(key=lambda operation: operation.method.upper() == "DELETE")  # of what others use
+    operations.sort(key=lambda one: one.method.upper() == "DELETE")  # others use it before
     statuses = defaultdict(set)
     with working(services.jobs):
         for operation in operations:

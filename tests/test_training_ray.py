@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from training_files import write_conversations
-from training_runs import run_alone, same_run, small_recipe
+from training_files import small_recipe, write_conversations
+from training_runs import run_alone, same_run
 
 from raydiar.errors import TrainingError
 from raydiar.training import start

@@ -8,6 +8,7 @@ import numpy as np
 from raydiar.audio import SAMPLE_RATE
 from raydiar.diarization import Turn
 from raydiar.simulation import SimulationParameters, Simulator, TurnStructure
+from raydiar.training import Recipe, TrainingConfig
 
 TINY = {
     "sincnet": {"stride": 10},
@@ -71,3 +72,23 @@ def write_manifest(path: Path, rows: list[dict]) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     return path
+
+
+def small_recipe(folder: Path) -> Recipe:
+    manifest = write_conversations(folder, 3)
+    return Recipe(
+        "segmentation",
+        str(manifest),
+        validate=str(manifest),
+        architecture="PyanNet",
+        hyper_parameters=TINY,
+        task={"duration": 2.0, "max_speakers_per_chunk": 2},
+        training=TrainingConfig(
+            max_steps=12,
+            batch_size=5,
+            learning_rate=1e-4,  # rounding errors stay small
+            checkpoint_every=2,
+            validate_every=6,
+            log_every=1,
+        ),
+    )

@@ -1,34 +1,13 @@
-"""A small run, and the same run elsewhere: what training on Ray is compared with."""
+"""A run, and the same run elsewhere: what training on Ray is compared with."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from training_files import TINY, write_conversations
 
-from raydiar.training import Recipe, TrainingConfig, start
+from raydiar.training import Recipe, start
 from raydiar.training.exporting import load_trained
 from raydiar.training.folder import RunFolder
-
-
-def small_recipe(folder: Path) -> Recipe:
-    manifest = write_conversations(folder, 3)
-    return Recipe(
-        "segmentation",
-        str(manifest),
-        validate=str(manifest),
-        architecture="PyanNet",
-        hyper_parameters=TINY,
-        task={"duration": 2.0, "max_speakers_per_chunk": 2},
-        training=TrainingConfig(
-            max_steps=12,
-            batch_size=5,
-            learning_rate=1e-4,  # rounding errors stay small
-            checkpoint_every=2,
-            validate_every=6,
-            log_every=1,
-        ),
-    )
 
 
 def run_alone(recipe: Recipe, folder: Path) -> str:
