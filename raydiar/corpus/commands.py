@@ -16,12 +16,14 @@ from raydiar.corpus.options import (
     MaxFailures,
     NumActors,
     Output,
+    Pipeline,
     Price,
     Reprocess,
     RetryCommand,
     RetryErrors,
     TableOption,
     Token,
+    tell,
     told_in_one_line,
 )
 from raydiar.errors import ConfigError
@@ -46,10 +48,7 @@ def diarize(
             "a table of objects. Instead of a manifest.",
         ),
     ] = None,
-    pipeline: Annotated[
-        str | None,
-        typer.Option(help="Hub repository, directory, config, exact or soft; default embedded."),
-    ] = None,
+    pipeline: Pipeline = None,
     device: Device = "auto",
     num_actors: NumActors = "auto",
     max_failures: MaxFailures = 500,
@@ -83,18 +82,14 @@ def diarize(
             table=table,
             token=token,
         )
-    typer.echo(summary)
-    typer.echo(f"The dataset is in {summary.output}")
+    tell(summary)
 
 
 @app.command()
 def resolve(
     kept: Annotated[str, typer.Argument(help="What a job kept with --keep-local.")],
     output: Output,
-    pipeline: Annotated[
-        str | None,
-        typer.Option(help="Hub repository, directory, config, exact or soft; default embedded."),
-    ] = None,
+    pipeline: Pipeline = None,
     parameters: Annotated[
         list[str] | None,
         typer.Option("--set", help="As clustering.threshold=0.6; may be repeated."),
@@ -113,8 +108,7 @@ def resolve(
         summary = resolve_corpus(
             kept, output, config, max_failures=max_failures, table=table, token=token
         )
-    typer.echo(summary)
-    typer.echo(f"The dataset is in {summary.output}")
+    tell(summary)
 
 
 @app.command()

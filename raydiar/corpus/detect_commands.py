@@ -19,6 +19,7 @@ from raydiar.corpus.options import (
     RetryErrors,
     TableOption,
     Token,
+    tell,
     told_in_one_line,
 )
 
@@ -91,8 +92,7 @@ def _command(task: str, text: str) -> None:
                 table=table,
                 token=token,
             )
-        typer.echo(summary)
-        typer.echo(f"The dataset is in {summary.output}")
+        tell(summary)
 
 
 _command("speech", "Find where somebody speaks in each recording that OUTPUT has no row of.")

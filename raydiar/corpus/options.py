@@ -39,6 +39,10 @@ TableOption = Annotated[
     str | None,
     typer.Option(help="delta: keep OUTPUT a Delta Lake table, too.", metavar="delta"),
 ]
+Pipeline = Annotated[
+    str | None,
+    typer.Option(help="Hub repository, directory, config, exact or soft; default embedded."),
+]
 Token = Annotated[str | None, typer.Option(help="Hugging Face token for gated weights.")]
 
 _RETRIES = ("retryable", "all")
@@ -66,3 +70,9 @@ def told_in_one_line() -> Iterator[None]:
     except RaydiarError as error:
         typer.echo(f"raydiar: {error}", err=True)
         raise typer.Exit(1) from None
+
+
+def tell(summary) -> None:
+    """What a run did, and where its dataset is."""
+    typer.echo(summary)
+    typer.echo(f"The dataset is in {summary.output}")
