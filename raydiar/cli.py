@@ -27,8 +27,8 @@ from raydiar.voiceprints.commands import app as voiceprint
 app = typer.Typer(
     help="Who spoke when, and where else does this voice speak.",
     no_args_is_help=True,
-    epilog="Exit codes: 0 done; 1 some recordings failed, or a check did; 2 nothing was done: the "
-    "arguments, the set-up or the machine.",
+    epilog="Exit codes: 0 done; 1 the command failed, or some recordings did; 2 wrong arguments, "
+    "or a set-up that lacks something.",
     pretty_exceptions_enable=False,
 )
 # how `--help` groups the commands
